@@ -1,0 +1,202 @@
+"""A pretrained model as a folder: weights, configuration, training record, card, golden output."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gnnrec.config import ModelConfig, validate
+from gnnrec.errors import CheckpointError, ConfigError
+from gnnrec.features import GraphInput
+from gnnrec.graph import BipartiteGraph
+from gnnrec.model import Model
+from gnnrec.storage import read_json, verify, whole_folder, write_json
+
+FORMAT = 1
+_FILES = ("model.safetensors", "config.json", "training.json", "golden.safetensors", "README.md")
+_GOLDEN_TOLERANCE = 1e-5
+_GOLDEN_USERS, _GOLDEN_ITEMS = 12, 17
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pretrained model: what is needed to run it on another graph.
+
+    Attributes:
+        name: Shown in reports; the folder's name by default.
+        config: The architecture.
+        state: Parameter name -> tensor, without anything tied to a source's users or items.
+        training: Data names and sha256, counts, steps, seconds, seed, versions.
+    """
+
+    name: str
+    config: ModelConfig
+    state: dict[str, Tensor]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, n_target_items: int | None = None, *, pretrained: bool = True) -> Model:
+        """Build the model; fresh parameters come from torch's global generator."""
+        model = Model(self.config, n_target_items)
+        if pretrained:
+            model.load_pretrained(self.state)
+        return model
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the checkpoint's folder whole, beside, then renamed.
+
+        Raises:
+            ConfigError: The folder holds something else, or cannot be written.
+        """
+        folder = Path(folder)
+        with whole_folder(folder) as work:
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in self.state.items()},
+                work / "model.safetensors",
+            )
+            write_json(
+                work / "config.json", {"format": FORMAT, "model": self.config.model_dump()}
+            )
+            write_json(work / "training.json", self.training)
+            save_file({"scores": self._golden_scores()}, work / "golden.safetensors")
+            (work / "README.md").write_text(self.card(), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Checkpoint:
+        """Read a checkpoint; verify its hashes, its shapes and its golden output.
+
+        Raises:
+            CheckpointError: Missing, altered, of a newer format, or it computes something else
+                here than where it was made (beyond 1e-5).
+        """
+        folder = Path(folder)
+        verify(folder, _FILES)
+        config = read_json(folder / "config.json")
+        if config.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{folder}: checkpoint format {config.get('format')!r}, this version reads "
+                f"{FORMAT}; update gnnrec"
+            )
+        try:
+            model_config = validate(ModelConfig, config.get("model", {}), f"{folder}/config.json")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        checkpoint = cls(
+            folder.resolve().name,
+            model_config,
+            read_tensors(folder / "model.safetensors"),
+            read_json(folder / "training.json"),
+        )
+        check_state(Model(model_config), checkpoint.state, folder)
+        golden = read_tensors(folder / "golden.safetensors").get("scores")
+        found = checkpoint._golden_scores()
+        if golden is None or golden.shape != found.shape:
+            raise CheckpointError(f"{folder}: golden.safetensors does not hold the golden scores")
+        worst = float((golden - found).abs().max())
+        if not worst <= _GOLDEN_TOLERANCE * max(1.0, float(golden.abs().max())):
+            raise CheckpointError(
+                f"{folder}: its golden output differs by {worst:.2g} here; the torch installed "
+                "computes something else than the one that wrote it"
+            )
+        return checkpoint
+
+    def _golden_scores(self) -> Tensor:
+        """Scores of the whole model on a small made-up graph, (12, 17) float32.
+
+        Scores and not vectors: the sign of a singular vector is free.
+        """
+        model = Model(self.config)
+        model.load_state_dict(self.state)
+        rng = np.random.default_rng(20_170_607)
+        users = rng.integers(0, _GOLDEN_USERS, 60)
+        items = (rng.random(60) ** 2 * _GOLDEN_ITEMS).astype(np.int64)
+        graph = BipartiteGraph(users, items, _GOLDEN_USERS, _GOLDEN_ITEMS)
+        text = None
+        if self.config.text_dim:
+            text = torch.from_numpy(
+                rng.standard_normal((_GOLDEN_ITEMS, self.config.text_dim)).astype(np.float32)
+            )
+        x = GraphInput(graph, text, spectral_rank=self.config.spectral_rank)
+        with torch.no_grad():
+            vectors = model(x)
+        return vectors.users @ vectors.items.T
+
+    def card(self) -> str:
+        """Return the README: what it is, what it was trained on, how to use it."""
+        t = self.training
+        lines = [
+            f"# {self.name}",
+            "",
+            f"A {self.config.encoder} encoder of gnnrec, "
+            + (
+                f"reading item text through {self.config.text_model}."
+                if self.config.text_dim
+                else "text-free: it needs nothing but interactions."
+            ),
+            "",
+            "| source | users | items | interactions | licence |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {s['name']} | {s['n_users']} | {s['n_items']} | {s['n_interactions']} | "
+                f"{s.get('licence', 'the user own data')} |"
+                for s in t.get("sources", [])
+            ),
+            "",
+            f"Steps {t.get('steps')}, seconds {t.get('seconds')}, seed {t.get('seed')}; versions "
+            f"{t.get('versions')}.",
+            "",
+            "    gnnrec transfer FOLDER --target LOG --retrain final:1 --out DIR",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def check_state(model: Model, state: dict[str, Tensor], where: Path) -> None:
+    """Compare tensor names and shapes with what the configuration implies.
+
+    Raises:
+        CheckpointError: The first difference.
+    """
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    for name in sorted(set(expected) | set(state)):
+        found = tuple(state[name].shape) if name in state else "nothing"
+        wanted = expected.get(name, "nothing")
+        if found != wanted:
+            raise CheckpointError(
+                f"{where}: tensor {name}: found {found}, its configuration implies {wanted}"
+            )
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{where}: tensor {name} holds NaN or infinity")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: Not a safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as safetensors ({error})") from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("gnnrec", "torch", "numpy", "scipy", "sentence-transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

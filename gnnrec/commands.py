@@ -1,0 +1,250 @@
+"""What the commands that need torch do, apart from how their options are spelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gnnrec.checkpoint import Checkpoint
+from gnnrec.config import PretrainConfig, TransferConfig, load_config, parse_retrain, write_toml
+from gnnrec.errors import CheckpointError, ConfigError, DataError
+from gnnrec.interactions import Columns, Interactions, read_interactions
+from gnnrec.recommender import Recommender
+from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
+from gnnrec.sources import Log
+from gnnrec.storage import check_replaceable, whole_file
+from gnnrec.tables import read_table
+from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder, require_text_extra, text_available
+
+Say = Callable[..., None]
+_TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".gz")
+
+
+def pretrain_command(
+    logs: list[Log],
+    out: Path,
+    text: bool | None,
+    config_file: Path | None,
+    overrides: dict[str, Any],
+    device: str,
+    say: Say,
+) -> dict[str, Any]:
+    """Pretrain, save the checkpoint, and return its training record."""
+    check_replaceable(out)
+    have_text = all(log.items is not None and any(log.items.texts) for log in logs)
+    if text is None:
+        text = have_text and text_available()
+        if have_text and not text:
+            say("the sources have item text; to use it: pip install 'gnnrec[text]'")
+    if text:
+        require_text_extra()
+        model = overrides.get("model.text_model") or DEFAULT_TEXT_MODEL
+        overrides |= {"model.text_model": model, "model.text_dim": TextEncoder(model).dim}
+    config = load_config(PretrainConfig, config_file, overrides)
+    checkpoint = pretrain_run(logs, config, name=out.name, device=device)
+    checkpoint.save(out)
+    write_toml(config, _beside(out))
+    record = checkpoint.training
+    say(
+        f"{config.model.encoder}, {'text' if text else 'text-free'}: {record['steps']} steps, "
+        f"validation loss {record['best_value']:.4f}, {record['seconds']['total']:.0f} s -> {out}"
+    )
+    return {"checkpoint": str(out), **record}
+
+
+def transfer_command(
+    checkpoint: str,
+    open_target: Callable[[], Log],
+    out: Path,
+    test: str | None,
+    config_file: Path | None,
+    overrides: dict[str, Any],
+    device: str,
+    cutoffs: tuple[int, ...],
+    say: Say,
+) -> dict[str, Any]:
+    """Adapt, save the recommender, and return the report."""
+    check_replaceable(out)
+    config = load_config(TransferConfig, config_file, overrides)
+    parse_retrain(config.retrain)
+    if not Path(checkpoint).is_dir():
+        raise CheckpointError(f"{checkpoint}: no such folder; expected what gnnrec pretrain wrote")
+    source = Checkpoint.load(checkpoint)
+    source.model().trained_parameters(*parse_retrain(config.retrain))
+    log = open_target()
+    if source.config.text_dim and log.items is None:
+        say(
+            f"note: {source.name} reads item text and the target has none; its text part stays "
+            "silent (give --items)"
+        )
+    held_out = test
+    if test is not None and test != "none":
+        held_out = _read_test(Path(test), log.interactions)
+    recommender, report = transfer_run(
+        source, log, config, test=held_out, device=device, ks=cutoffs
+    )
+    recommender.save(out)
+    write_toml(config, _beside(out))
+    counts = report["parameters"]
+    say(
+        f"{config.retrain}: trained {counts['trained']} of {counts['total']} parameters (and "
+        f"{counts['id_tables']} in id tables, {counts['biases']} in biases), best step "
+        f"{report['best_step']} of {report['steps']}, {report['seconds']['total']:.1f} s -> {out}"
+    )
+    return report
+
+
+def evaluate_command(
+    folder: Path,
+    test: Path,
+    cutoffs: tuple[int, ...],
+    device: str,
+    user_column: str | None,
+    item_column: str | None,
+    min_weight: float | None,
+    say: Say,
+) -> dict[str, Any]:
+    """Measure a saved recommender and return the report."""
+    recommender = Recommender.load(folder, device)
+    held_out = _read_test(test, recommender.log, user_column, item_column, min_weight)
+    report = evaluate_run(recommender, held_out, cutoffs)
+    if report["n_test_already_in_log"]:
+        say(f"note: {report['n_test_already_in_log']} test pairs are in the log; left out")
+    if report["n_unknown_users"]:
+        say(f"note: {report['n_unknown_users']} test users are unknown and get popularity")
+    if report["n_unknown_items"]:
+        say(f"note: {report['n_unknown_items']} test items are not in the catalogue: misses")
+    return report
+
+
+def recommend_command(
+    folder: Path,
+    user: list[str] | None,
+    users: Path | None,
+    k: int,
+    allow: Path | None,
+    exclude: Path | None,
+    include_seen: bool,
+    out: Path | None,
+    device: str,
+    say: Say,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Recommend, write the lists if asked, and return them with a summary."""
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"--out {out}: found suffix {out.suffix!r}, expected .parquet or .csv")
+    recommender = Recommender.load(folder, device)
+    log = recommender.log
+    wanted: list[str] | None = list(user) if user else None
+    if users is not None:
+        wanted = (wanted or []) + read_ids(users, log.columns.user)
+    lists: dict[str, list[str] | None] = {"allow": None, "exclude": None}
+    for name, file in (("allow", allow), ("exclude", exclude)):
+        if file is not None:
+            lists[name] = ids = read_ids(file, log.columns.item)
+            unknown = int((log.item_codes(ids) < 0).sum())
+            if unknown:
+                say(f"note: {unknown} of {len(ids)} ids in {file} are not in the catalogue")
+    if wanted is not None:
+        wanted = list(dict.fromkeys(wanted))
+    frame = recommender.recommend(
+        _typed(wanted, log), k, include_seen=include_seen, allow=lists["allow"], exclude=lists["exclude"]
+    )
+    asked = log.n_users if wanted is None else len(wanted)
+    unknown_users = 0 if wanted is None else int((log.user_codes(wanted) < 0).sum())
+    if unknown_users:
+        say(f"note: {unknown_users} of {asked} users are unknown and get popular items")
+    served = int(frame[log.columns.user].nunique())
+    if served < asked:
+        say(f"note: {asked - served} users have no item left to recommend")
+    frame = frame.drop(columns="known")
+    if out is not None:
+        with whole_file(out) as path:
+            if out.suffix == ".csv":
+                frame.to_csv(path, index=False)
+            else:
+                frame.to_parquet(path, index=False)
+        say(f"{len(frame)} rows for {served} users -> {out}")
+    return frame, {
+        "n_users": asked,
+        "n_unknown_users": unknown_users,
+        "n_rows": len(frame),
+        "k": k,
+        "out": None if out is None else str(out),
+        "columns": [str(name) for name in frame.columns],
+    }
+
+
+def read_ids(path: Path, column: str) -> list[str]:
+    """Read ids: the named column of a table, or one id a line.
+
+    Raises:
+        DataError: The file is missing, empty, or a table without that column.
+    """
+    if path.suffix in _TABLE_SUFFIXES:
+        frame = read_table(path)
+        if column in frame.columns:
+            return _cells(frame[column])
+        if len(frame.columns) > 1:
+            raise DataError(
+                f"{path}: found the columns {', '.join(map(str, frame.columns))}, expected "
+                f"{column!r}; rename one, or give a text file with one id a line"
+            )
+        return [str(frame.columns[0]), *_cells(frame.iloc[:, 0])]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
+    ids = [line.strip() for line in lines if line.strip()]
+    if ids and ids[0] == column:
+        ids = ids[1:]
+    if not ids:
+        raise DataError(f"{path}: found no id, expected one a line")
+    return ids
+
+
+def _cells(column: pd.Series) -> list[str]:
+    return [str(value).strip() for value in column.dropna()]
+
+
+def _read_test(
+    path: Path,
+    log: Interactions,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    min_weight: float | None = None,
+) -> Interactions:
+    """Read held-out interactions; of a log's columns only the ids (and the weight) matter."""
+    columns = Columns(
+        user=user_column or log.columns.user,
+        item=item_column or log.columns.item,
+        weight=log.columns.weight,
+    )
+    if min_weight is None:
+        frame = read_table(path)
+        keep = [name for name in (columns.user, columns.item) if name in frame.columns]
+        if len(keep) == 2:  # noqa: PLR2004 (both are there)
+            attributes = dict(frame.attrs)
+            frame = frame[keep]
+            frame.attrs.update(attributes)
+        return Interactions.from_frame(frame, columns, None, str(path))
+    return read_interactions(path, columns, min_weight)
+
+
+def _typed(users: list[str] | None, log: Interactions) -> list[Any] | None:
+    """Give known users the log's own id, so that the output has one type where it can."""
+    if users is None:
+        return None
+    codes = log.user_codes(users)
+    return [
+        log.user_ids[code] if code >= 0 else raw
+        for raw, code in zip(users, codes.tolist(), strict=True)
+    ]
+
+
+def _beside(out: Path) -> Path:
+    """Path of the resolved settings, beside an output folder."""
+    return out.parent / f"{out.name}.toml"
+

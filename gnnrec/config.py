@@ -1,0 +1,164 @@
+"""Every setting, as frozen models that refuse unknown keys; TOML in, resolved TOML out."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gnnrec.errors import ConfigError
+
+Retrain = Literal["zero-shot", "heads", "final", "full", "scratch"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Settings):
+    """The architecture: what a checkpoint's config.json holds."""
+
+    encoder: Literal["lightgcn", "graphsage"] = "lightgcn"
+    dim: int = Field(64, ge=1, le=1024, description="width of the encoder's block")
+    n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
+    text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
+    text_model: str | None = Field(None, description="sentence encoder the text vectors come from")
+    spectral_rank: int = Field(64, ge=1, le=1024)
+
+
+class TrainConfig(_Settings):
+    """One run of the training loop. The same defaults serve every arm of a comparison."""
+
+    loss: Literal["softmax", "bpr"] = "softmax"
+    n_negatives: int = Field(1000, ge=1, description="uniform, shared by the batch")
+    batch_size: int = Field(512, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    pull_to_start: float = Field(
+        1e-2, ge=0, description="L2 weight on the distance from the starting parameters"
+    )
+    max_steps: int = Field(300, ge=1)
+    evaluate_every: int = Field(25, ge=1)
+    patience: int = Field(6, ge=1, description="evaluations without a better one before stopping")
+    user_balance: float = Field(
+        0.5, ge=0, le=1, description="an edge is drawn with weight 1 / user degree to this power"
+    )
+
+
+class PretrainConfig(_Settings):
+    """Pretraining on sub-sampled source graphs with the supervised edges hidden."""
+
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig(
+        learning_rate=3e-3, pull_to_start=0.0, max_steps=1200, evaluate_every=150, patience=10
+    )
+    steps_per_episode: int = Field(8, ge=1, description="steps before a new sub-graph is drawn")
+    n_validation_episodes: int = Field(10, ge=1)
+    min_users: int = Field(500, ge=1)
+    max_users: int = Field(12_000, ge=1)
+    max_edges: int = Field(250_000, ge=10)
+    keep_low: float = Field(0.05, gt=0, lt=1, description="smallest share of edges kept visible")
+    keep_high: float = Field(0.8, gt=0, lt=1)
+    thinned_share: float = Field(
+        0.5, ge=0, le=1, description="share of episodes whose item popularity is re-drawn"
+    )
+    seed: int = 0
+
+
+class TransferConfig(_Settings):
+    """Adapting a checkpoint to a target."""
+
+    retrain: str = "final:1"
+    train: TrainConfig = TrainConfig()
+    n_folds: int = Field(5, ge=2, description="parts of the training edges, hidden in turn")
+    test: float = Field(0.2, gt=0, lt=1)
+    split: Literal["ratio", "time"] = "ratio"
+    fraction: float = Field(1.0, gt=0, le=1, description="share of training interactions kept")
+    validation: float = Field(0.1, gt=0, lt=1)
+    split_seed: int = 0
+    seed: int = 0
+
+
+_Config = TypeVar("_Config", bound=_Settings)
+
+
+def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any]) -> _Config:
+    """Read a TOML file, lay the given options over it, and validate.
+
+    Args:
+        kind: The settings class.
+        path: A TOML file, or None.
+        overrides: Dotted key -> value; values of None are left out.
+
+    Raises:
+        ConfigError: The file is missing or not TOML, a key is unknown, a value is out of range.
+    """
+    data: dict[str, Any] = {}
+    where = str(path) if path else "options"
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
+    for dotted, value in overrides.items():
+        if value is not None:
+            *parents, leaf = dotted.split(".")
+            node = data
+            for name in parents:
+                node = node.setdefault(name, {})
+            node[leaf] = value
+    return validate(kind, data, where)
+
+
+def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
+    """Build a settings object, turning pydantic's report into one line.
+
+    Raises:
+        ConfigError: With the key, what was found, what was expected and the nearest known key.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(first["loc"][-1]), _keys(kind), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_keys(kind))}"
+            raise ConfigError(f"{where}: unknown setting {key!r}{hint}") from error
+        message = first["msg"].lower()
+        raise ConfigError(f"{where}: {key} is {first['input']!r}; {message}") from error
+
+
+def write_toml(config: _Settings, path: Path) -> None:
+    """Write the resolved settings beside an output, so that the run can be repeated from it."""
+    import tomli_w
+
+    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
+
+
+def parse_retrain(text: str) -> tuple[Retrain, int]:
+    """Split `zero-shot|heads|final:K|full|scratch` into (kind, K); K is 0 where it has no meaning.
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    kind, _, count = text.partition(":")
+    if kind == "final" and count.isdigit() and int(count) > 0:
+        return "final", int(count)
+    if not count and kind in ("zero-shot", "heads", "full", "scratch"):
+        return kind, 0  # type: ignore[return-value]
+    raise ConfigError(
+        f"--retrain {text!r} is not known; expected zero-shot, heads, final:K (K >= 1), full or "
+        "scratch"
+    )
+
+
+def _keys(kind: type[BaseModel]) -> list[str]:
+    names: list[str] = []
+    for name, field in kind.model_fields.items():
+        names.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names.extend(_keys(field.annotation))
+    return names

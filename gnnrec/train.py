@@ -1,0 +1,199 @@
+"""The one training loop: step, evaluate, keep the best, stop early, log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gnnrec.config import TrainConfig
+from gnnrec.errors import GnnrecError
+from gnnrec.losses import bpr_loss, softmax_loss
+from gnnrec.model import Model
+from gnnrec.sampling import Batch, Episode, collisions
+
+
+@dataclass
+class TrainResult:
+    """What a run did: optimiser steps, the step kept, and one record per evaluation."""
+
+    steps: int = 0
+    best_step: int = 0
+    best_value: float = float("inf")
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """The record as plain values, without the history."""
+        return {
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "best_value": self.best_value,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def batch_loss(model: Model, episode: Episode, batch: Batch, config: TrainConfig) -> Tensor:
+    """Loss of one batch on an episode: vectors from the visible graph, then scores.
+
+    Rows are taken with index_select, whose backward is a multi-threaded index_add. Only the
+    batch's users are computed where the encoder's layers allow it.
+    """
+    vectors = model(episode.input, batch.users)
+    users = vectors.users
+    positive = (users * vectors.items.index_select(0, batch.items)).sum(dim=1)
+    negative = users @ vectors.items.index_select(0, batch.negatives).T
+    if config.loss == "bpr":
+        return bpr_loss(positive, negative, batch.known)
+    n_items = episode.input.graph.n_items
+    weight = reach(episode, batch.items)
+    return softmax_loss(positive, negative, batch.known, n_items, weight)
+
+
+KAPPA = 5.0
+
+
+def reach(episode: Episode, items: Tensor) -> Tensor:
+    degrees = episode.input.item_degrees[items]
+    if KAPPA == 0:
+        return torch.ones_like(degrees)
+    return (degrees + 0.05) / (degrees + KAPPA)
+
+
+def fit(
+    model: Model,
+    episode_of: Callable[[int], Episode],
+    trained: list[str],
+    evaluate: Callable[[Model], float] | None,
+    config: TrainConfig,
+    rng: np.random.Generator,
+    *,
+    log: Path | None = None,
+    label: str = "training",
+    decay_learning_rate: bool = False,
+) -> TrainResult:
+    """Train the named parameters in place and leave the best ones, by `evaluate`, in the model.
+
+    The starting parameters are a candidate too: training that helps nothing changes nothing.
+    `pull_to_start` penalises the squared distance from them (L2-SP, Li et al. 2018), which for a
+    transferred model is the pretrained point and for a fresh one its initialisation: one rule for
+    all arms.
+
+    Args:
+        model: Trained in place.
+        episode_of: Step number -> the episode it trains on.
+        trained: Names of the parameters to train; all others keep their bits.
+        evaluate: Lower is better; called without gradients. None runs all steps and keeps the
+            last parameters (a refit whose number of steps is known).
+        config: See `TrainConfig`.
+        rng: Draws edges and negatives.
+        log: Append one JSON line per evaluation here.
+        label: Shown on the progress bar.
+        decay_learning_rate: Cosine decay to zero over max_steps.
+
+    Raises:
+        GnnrecError: The loss is not finite.
+    """
+    result = TrainResult()
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trained)
+    chosen = [parameters[name] for name in trained]
+    if not chosen:
+        return result
+    started = time.perf_counter()
+    start = [p.detach().clone() for p in chosen]
+    best = start
+    optimiser = torch.optim.Adam(chosen, lr=config.learning_rate)
+    misses, running = 0, 0.0
+    bar = tqdm(total=config.max_steps, desc=label, delay=1, mininterval=1.0)
+    for step in range(config.max_steps + 1):
+        if evaluate is not None and (
+            step % config.evaluate_every == 0 or step == config.max_steps
+        ):
+            with torch.no_grad():
+                value = evaluate(model)
+            record = {"step": step, "value": value, "loss": running}
+            result.history.append(record)
+            if log is not None:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"label": label, **record}) + "\n")
+            bar.set_postfix(value=f"{value:.4f}", refresh=False)
+            if value < result.best_value:
+                result.best_value, result.best_step, misses = value, step, 0
+                best = [p.detach().clone() for p in chosen]
+            else:
+                misses += 1
+                if misses >= config.patience:
+                    break
+        if step == config.max_steps:
+            break
+        if decay_learning_rate:
+            share = 0.5 * (1.0 + np.cos(np.pi * step / config.max_steps))
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * share
+        episode = episode_of(step)
+        batch = episode.batch(config.batch_size, config.n_negatives, config.user_balance, rng)
+        loss = batch_loss(model, episode, batch, config)
+        if not torch.isfinite(loss):
+            raise GnnrecError(
+                f"{label}: the loss became {loss.item()} at step {step}; lower --learning-rate "
+                "(train.learning_rate) or look for extreme values in the data"
+            )
+        running = loss.item()
+        if config.pull_to_start > 0:
+            distance = torch.stack(
+                [(p - p0).square().sum() for p, p0 in zip(chosen, start, strict=True)]
+            ).sum()
+            loss = loss + config.pull_to_start * distance
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        result.steps = step + 1
+        bar.update()
+    bar.close()
+    if evaluate is not None:
+        with torch.no_grad():
+            for parameter, kept in zip(chosen, best, strict=True):
+                parameter.copy_(kept)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def held_out_loss(
+    model: Model, episode: Episode, *, max_edges: int = 4000, chunk: int = 512
+) -> float:
+    """Mean -log softmax over the whole catalogue of an episode's hidden edges.
+
+    The user's other positives are left out of the sum, as ranking leaves them out. Smoother than
+    a ranking metric on the few hundred validation edges of a small target.
+    Cost: O(edges n_items dim), one chunk of scores in memory.
+    """
+    weights = 0.0
+    total, count = 0.0, min(len(episode.users), max_edges)
+    all_items = np.arange(episode.input.graph.n_items)
+    for begin in range(0, count, chunk):
+        users = episode.users[begin : min(begin + chunk, count)]
+        items = episode.items[begin : min(begin + chunk, count)]
+        known = torch.from_numpy(collisions(episode.known, users, all_items)).to(
+            episode.input.device
+        )
+        user_index = torch.from_numpy(users).to(episode.input.device)
+        item_index = torch.from_numpy(items).to(episode.input.device)
+        vectors = model(episode.input, user_index)
+        scores = vectors.users @ vectors.items.T
+        positive = scores.gather(1, item_index[:, None])[:, 0]
+        others = scores.masked_fill(known, -torch.inf)
+        losses = torch.logsumexp(torch.cat([positive[:, None], others], 1), 1) - positive
+        weight = reach(episode, item_index)
+        total += float((losses * weight).sum())
+        weights += float(weight.sum())
+    return total / max(weights, 1e-9)
