@@ -18,7 +18,7 @@ from gnnrec.config import ModelConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
-from gnnrec.model import Model
+from gnnrec.model import Model, ScoreVectors
 from gnnrec.storage import read_json, verify, whole_folder, write_json
 
 FORMAT = 1
@@ -127,7 +127,7 @@ class Checkpoint:
             )
         x = GraphInput(graph, text, spectral_rank=self.config.spectral_rank)
         with torch.no_grad():
-            vectors = model(x)
+            vectors: ScoreVectors = model(x)
         return vectors.users @ vectors.items.T
 
     def card(self) -> str:

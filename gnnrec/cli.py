@@ -9,7 +9,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from gnnrec.errors import ConfigError, GnnrecError
@@ -17,6 +16,9 @@ from gnnrec.errors import ConfigError, GnnrecError
 if TYPE_CHECKING:
     from gnnrec.interactions import Columns
     from gnnrec.sources import Log
+
+# click's ClickException, by way of typer, which carries a copy of click in some versions.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
@@ -53,13 +55,15 @@ def main() -> None:
         code = app(standalone_mode=False)
     except GnnrecError as error:
         code = _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help(), file=sys.stderr)  # noqa: T201
-        code = 2
-    except click.ClickException as error:
-        where = error.ctx.command_path if getattr(error, "ctx", None) else "gnnrec"
-        code = _fail(f"{error.format_message()} See {where} --help.", 2)
-    except (click.Abort, KeyboardInterrupt):
+    except _CommandLineError as error:
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+            print(context.get_help(), file=sys.stderr)  # noqa: T201
+            code = 2
+        else:
+            where = context.command_path if context is not None else "gnnrec"
+            code = _fail(f"{error.format_message()} See {where} --help.", 2)
+    except (typer.Abort, KeyboardInterrupt):
         code = _fail("stopped; nothing was left half-written", 3)
     except Exception as error:  # noqa: BLE001 (the last line of defence of a program)
         if os.environ.get("GNNREC_DEBUG"):

@@ -80,7 +80,7 @@ def transfer_command(
             f"note: {source.name} reads item text and the target has none; its text part stays "
             "silent (give --items)"
         )
-    held_out = test
+    held_out: str | Interactions | None = test
     if test is not None and test != "none":
         held_out = _read_test(Path(test), log.interactions)
     recommender, report = transfer_run(

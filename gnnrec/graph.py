@@ -60,7 +60,8 @@ class BipartiteGraph:
     @cached_property
     def user_degrees(self) -> np.ndarray:
         """(n_users,) int64: distinct items per user."""
-        return np.diff(self.user_items.indptr).astype(np.int64)
+        degrees: np.ndarray = np.diff(self.user_items.indptr).astype(np.int64)
+        return degrees
 
     @cached_property
     def item_degrees(self) -> np.ndarray:
@@ -114,7 +115,7 @@ class BipartiteGraph:
         data["item", "rev_interacts", "user"].edge_index = torch.stack([items, users])
         return data
 
-    def to_networkx(self) -> nx.Graph:
+    def to_networkx(self) -> nx.Graph:  # type: ignore[type-arg, unused-ignore]
         """Return a networkx graph: nodes ("user", code) and ("item", code), `bipartite` 0 and 1."""
         import networkx as nx
 

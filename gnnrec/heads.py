@@ -66,7 +66,8 @@ class ScoreCalibration(nn.Module):
         degree = torch.log1p(degrees)[:, None]
         context = torch.cat([degree / 3.0, x.context.expand(len(degree), -1)], dim=1)
         log_weight = self.log_weight + self.degree_slope * degree + self.context(context)
-        return log_weight.exp() * (degree > 0)
+        weight: Tensor = log_weight.exp() * (degree > 0)
+        return weight
 
 
 class SpectralChannel(nn.Module):

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 
-def softmax_loss(
-    positive: Tensor, negative: Tensor, known: Tensor, n_items: int, weight: Tensor | None = None
-) -> Tensor:
+def softmax_loss(positive: Tensor, negative: Tensor, known: Tensor, n_items: int) -> Tensor:
     """Sampled softmax with uniform shared negatives: -log p(positive | user).
 
     The negatives' logits are raised by log(n_items / n_negatives), so that the sum over the
@@ -23,7 +21,6 @@ def softmax_loss(
         known: (batch, n_negatives) bool, negatives that are in truth positives of that user
             (collisions); they are left out of the sum.
         n_items: Catalogue size.
-        weight: (batch,) or None.
 
     Returns:
         Scalar mean. Source: Bengio and Senecal 2008, with uniform proposal; used for LightGCN in
@@ -32,8 +29,7 @@ def softmax_loss(
     shift = math.log(n_items / negative.shape[1])
     logits = (negative + shift).masked_fill(known, -torch.inf)
     total = torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1)
-    losses = total - positive
-    return losses.mean() if weight is None else (losses * weight).sum() / weight.sum()
+    return (total - positive).mean()
 
 
 def bpr_loss(positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:

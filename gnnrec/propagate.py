@@ -58,7 +58,8 @@ class SparseOperator:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply: (n_cols, dim) float32 -> (n_rows, dim). O(nnz x dim)."""
-        return _SparseProduct.apply(self._forward, self._backward, x)  # type: ignore[no-any-return]
+        product: Tensor = _SparseProduct.apply(self._forward, self._backward, x)  # type: ignore[no-untyped-call]
+        return product
 
     @property
     def T(self) -> SparseOperator:  # noqa: N802 (the field's name for a transpose)

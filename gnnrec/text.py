@@ -94,7 +94,7 @@ class TextEncoder:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
 
-            logging.disable_progress_bar()
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             try:
                 self._encoder = SentenceTransformer(_resolve(self.model), device=self.device)
             except (OSError, ValueError) as error:

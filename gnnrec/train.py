@@ -54,18 +54,7 @@ def batch_loss(model: Model, episode: Episode, batch: Batch, config: TrainConfig
     if config.loss == "bpr":
         return bpr_loss(positive, negative, batch.known)
     n_items = episode.input.graph.n_items
-    weight = reach(episode, batch.items)
-    return softmax_loss(positive, negative, batch.known, n_items, weight)
-
-
-KAPPA = 5.0
-
-
-def reach(episode: Episode, items: Tensor) -> Tensor:
-    degrees = episode.input.item_degrees[items]
-    if KAPPA == 0:
-        return torch.ones_like(degrees)
-    return (degrees + 0.05) / (degrees + KAPPA)
+    return softmax_loss(positive, negative, batch.known, n_items)
 
 
 def fit(
@@ -177,7 +166,6 @@ def held_out_loss(
     a ranking metric on the few hundred validation edges of a small target.
     Cost: O(edges n_items dim), one chunk of scores in memory.
     """
-    weights = 0.0
     total, count = 0.0, min(len(episode.users), max_edges)
     all_items = np.arange(episode.input.graph.n_items)
     for begin in range(0, count, chunk):
@@ -193,7 +181,5 @@ def held_out_loss(
         positive = scores.gather(1, item_index[:, None])[:, 0]
         others = scores.masked_fill(known, -torch.inf)
         losses = torch.logsumexp(torch.cat([positive[:, None], others], 1), 1) - positive
-        weight = reach(episode, item_index)
-        total += float((losses * weight).sum())
-        weights += float(weight.sum())
-    return total / max(weights, 1e-9)
+        total += float(losses.sum())
+    return total / max(count, 1)

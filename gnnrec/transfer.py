@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,16 +112,12 @@ def adapt(
         )
         for graph, users, items in parts
     ]
-    settings, evaluate = config.train, None
+    settings = config.train
+    evaluate: Callable[[Model], float] | None = None
     if fixed_steps is None:
-        held_out = Episode(
-            target.graph_input(train, rank=rank, device=device),
-            target.users[validation],
-            target.items[validation],
-        )
-
-        def evaluate(model: Model) -> float:  # noqa: F811
-            return held_out_loss(model, held_out)
+        visible = target.graph_input(train, rank=rank, device=device)
+        held_out = Episode(visible, target.users[validation], target.items[validation])
+        evaluate = functools.partial(held_out_loss, episode=held_out)
     else:
         settings = settings.model_copy(update={"max_steps": fixed_steps})
     order = numpy_generator(config.seed, "order").integers(0, len(episodes), settings.max_steps)
