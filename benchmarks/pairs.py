@@ -89,7 +89,7 @@ def flat(
         "feature_seconds": row["feature_seconds"],
         "trained_parameters": parameters.get("trained", 0),
         "total_parameters": parameters.get("total", 0),
-        "best_steps": " ".join(map(str, row["best_steps"])),
+        "best_steps": " ".join("+".join(map(str, steps)) for steps in row["best_steps"]),
         "device": device,
         "hardware": hardware(),
         "versions": " ".join(f"{k}={v}" for k, v in versions().items()),

@@ -62,9 +62,7 @@ class Checkpoint:
                 {k: v.detach().cpu().contiguous() for k, v in self.state.items()},
                 work / "model.safetensors",
             )
-            write_json(
-                work / "config.json", {"format": FORMAT, "model": self.config.model_dump()}
-            )
+            write_json(work / "config.json", {"format": FORMAT, "model": self.config.model_dump()})
             write_json(work / "training.json", self.training)
             save_file({"scores": self._golden_scores()}, work / "golden.safetensors")
             (work / "README.md").write_text(self.card(), encoding="utf-8")
@@ -79,6 +77,11 @@ class Checkpoint:
                 here than where it was made (beyond 1e-5).
         """
         folder = Path(folder)
+        if (folder / "recommender.json").is_file():
+            raise CheckpointError(
+                f"{folder}: found a recommender, expected a checkpoint; name what gnnrec pretrain "
+                "wrote"
+            )
         verify(folder, _FILES)
         config = read_json(folder / "config.json")
         if config.get("format") != FORMAT:

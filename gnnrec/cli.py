@@ -53,6 +53,7 @@ def main() -> None:
     """Run the command line; exit 0 when done, 2 when the input is wrong, 3 for anything else."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except GnnrecError as error:
         code = _fail(str(error), error.exit_code)
     except _CommandLineError as error:
@@ -65,7 +66,12 @@ def main() -> None:
             code = _fail(f"{error.format_message()} See {where} --help.", 2)
     except (typer.Abort, KeyboardInterrupt):
         code = _fail("stopped; nothing was left half-written", 3)
-    except Exception as error:  # noqa: BLE001 (the last line of defence of a program)
+    except (BrokenPipeError, SystemExit):  # the reader of the output, head or a pager, has gone
+        code = 3
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+    except Exception as error:
         if os.environ.get("GNNREC_DEBUG"):
             traceback.print_exc()
         name = type(error).__name__
@@ -87,7 +93,7 @@ def _emit(as_json: bool, value: dict[str, Any]) -> None:
     if as_json:
         from gnnrec.evaluate import plain
 
-        print(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))  # noqa: T201
+        print(json.dumps(plain(value), allow_nan=False))  # noqa: T201
 
 
 def _columns(user: str, item: str, timestamp: str, weight: str) -> Columns:
@@ -248,7 +254,9 @@ def pretrain(
     text: Annotated[
         bool | None, typer.Option("--text/--no-text", help="Read item text (default: if all have).")
     ] = None,
-    text_model: Annotated[str | None, typer.Option(help="Sentence encoder, name or folder.")] = None,
+    text_model: Annotated[
+        str | None, typer.Option(help="Sentence encoder, name or folder.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -266,19 +274,32 @@ def pretrain(
 
     columns = _columns(user_column, item_column, timestamp_column, weight_column)
     paths = list(items or [])
-    logs = []
-    for name in source:
-        is_file = Path(name).is_file()
-        logs.append(_open(name, paths.pop(0) if is_file and paths else None, columns, min_weight, mirror))
-    if paths:
-        raise ConfigError(f"--items {paths[0]}: more items files than FILE sources")
+    n_files = sum(Path(name).is_file() for name in source)
+    if len(paths) > n_files:
+        raise ConfigError(
+            f"--items {paths[n_files]}: found {len(paths)} items files for {n_files} FILE sources, "
+            "expected at most one for each; leave it out"
+        )
+
+    def open_sources() -> list[Log]:
+        return [
+            _open(
+                name,
+                paths.pop(0) if paths and Path(name).is_file() else None,
+                columns,
+                min_weight,
+                mirror,
+            )
+            for name in source
+        ]
+
     overrides = {
         "model.encoder": encoder,
         "model.text_model": text_model,
         "train.max_steps": max_steps,
         "seed": seed,
     }
-    _emit(json_, pretrain_command(logs, out, text, config, overrides, device, _say))
+    _emit(json_, pretrain_command(open_sources, out, text, config, overrides, device, _say))
 
 
 @app.command()
@@ -323,7 +344,13 @@ def transfer(
         tuple(cutoffs),
         _say,
     )
-    _say(*_table(metric_rows({"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]})))
+    _say(
+        *_table(
+            metric_rows(
+                {"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]}
+            )
+        )
+    )
     _emit(json_, report)
 
 

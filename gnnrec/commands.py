@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pandas as pd
 
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import PretrainConfig, TransferConfig, load_config, parse_retrain, write_toml
+from gnnrec.device import resolve_device
 from gnnrec.errors import CheckpointError, ConfigError, DataError
+from gnnrec.ids import normalise_ids
 from gnnrec.interactions import Columns, Interactions, read_interactions
 from gnnrec.recommender import Recommender
 from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
@@ -20,11 +23,12 @@ from gnnrec.tables import read_table
 from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder, require_text_extra, text_available
 
 Say = Callable[..., None]
+_INTEGER = re.compile("0|-?[1-9][0-9]{0,17}")  # what int64 gives back as it came
 _TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".gz")
 
 
 def pretrain_command(
-    logs: list[Log],
+    open_sources: Callable[[], list[Log]],
     out: Path,
     text: bool | None,
     config_file: Path | None,
@@ -33,7 +37,10 @@ def pretrain_command(
     say: Say,
 ) -> dict[str, Any]:
     """Pretrain, save the checkpoint, and return its training record."""
-    check_replaceable(out)
+    _check_out(out, config_file)
+    load_config(PretrainConfig, config_file, overrides)  # before the sources are read
+    resolve_device(device)
+    logs = open_sources()
     have_text = all(log.items is not None and any(log.items.texts) for log in logs)
     if text is None:
         text = have_text and text_available()
@@ -46,7 +53,7 @@ def pretrain_command(
     config = load_config(PretrainConfig, config_file, overrides)
     checkpoint = pretrain_run(logs, config, name=out.name, device=device)
     checkpoint.save(out)
-    write_toml(config, _beside(out))
+    _write_settings(config, out)
     record = checkpoint.training
     say(
         f"{config.model.encoder}, {'text' if text else 'text-free'}: {record['steps']} steps, "
@@ -67,11 +74,20 @@ def transfer_command(
     say: Say,
 ) -> dict[str, Any]:
     """Adapt, save the recommender, and return the report."""
-    check_replaceable(out)
+    _check_out(out, config_file)
     config = load_config(TransferConfig, config_file, overrides)
     parse_retrain(config.retrain)
-    if not Path(checkpoint).is_dir():
-        raise CheckpointError(f"{checkpoint}: no such folder; expected what gnnrec pretrain wrote")
+    resolve_device(device)
+    if test is not None and test != "none" and not Path(test).is_file():
+        raise DataError(
+            f"--test {test}: found no such file, expected a file of interactions or none"
+        )
+    if not Path(checkpoint).exists():
+        raise CheckpointError(
+            f"{checkpoint}: found no such folder, expected what gnnrec pretrain wrote; check it"
+        )
+    if Path(checkpoint).resolve() == out.resolve():
+        raise ConfigError(f"--out {out}: found the checkpoint itself; name another folder")
     source = Checkpoint.load(checkpoint)
     source.model().trained_parameters(*parse_retrain(config.retrain))
     log = open_target()
@@ -87,12 +103,14 @@ def transfer_command(
         source, log, config, test=held_out, device=device, ks=cutoffs
     )
     recommender.save(out)
-    write_toml(config, _beside(out))
+    _write_settings(config, out)
+    if test != "none" and not report["metrics"]:
+        say("note: the log is too small to hold anything out; there are no metrics")
     counts = report["parameters"]
     say(
         f"{config.retrain}: trained {counts['trained']} of {counts['total']} parameters (and "
-        f"{counts['id_tables']} in id tables, {counts['biases']} in biases), best step "
-        f"{report['best_step']} of {report['steps']}, {report['seconds']['total']:.1f} s -> {out}"
+        f"{counts['id_tables']} in id tables, {counts['biases']} in biases), best steps "
+        f"{report['best_steps']} of {report['steps']}, {report['seconds']['total']:.1f} s -> {out}"
     )
     return report
 
@@ -133,11 +151,15 @@ def recommend_command(
     say: Say,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Recommend, write the lists if asked, and return them with a summary."""
-    if out is not None and out.suffix not in (".parquet", ".csv"):
+    if out is not None and out.suffix.lower() not in (".parquet", ".csv"):
         raise ConfigError(f"--out {out}: found suffix {out.suffix!r}, expected .parquet or .csv")
     recommender = Recommender.load(folder, device)
     log = recommender.log
-    wanted: list[str] | None = list(user) if user else None
+    wanted = [raw.strip() for raw in user] if user else None
+    if wanted is not None and "" in wanted:
+        raise ConfigError(
+            "--user: found an empty id, expected the id of a user; leave it out for all"
+        )
     if users is not None:
         wanted = (wanted or []) + read_ids(users, log.columns.user)
     lists: dict[str, list[str] | None] = {"allow": None, "exclude": None}
@@ -145,12 +167,21 @@ def recommend_command(
         if file is not None:
             lists[name] = ids = read_ids(file, log.columns.item)
             unknown = int((log.item_codes(ids) < 0).sum())
+            if name == "allow" and unknown == len(ids):
+                raise DataError(
+                    f"{file}: found no item of the catalogue ({ids[0]!r}), expected ids such as "
+                    f"{str(log.item_ids[0])!r}; check its ids"
+                )
             if unknown:
                 say(f"note: {unknown} of {len(ids)} ids in {file} are not in the catalogue")
     if wanted is not None:
         wanted = list(dict.fromkeys(wanted))
     frame = recommender.recommend(
-        _typed(wanted, log), k, include_seen=include_seen, allow=lists["allow"], exclude=lists["exclude"]
+        _typed(wanted, log),
+        k,
+        include_seen=include_seen,
+        allow=lists["allow"],
+        exclude=lists["exclude"],
     )
     asked = log.n_users if wanted is None else len(wanted)
     unknown_users = 0 if wanted is None else int((log.user_codes(wanted) < 0).sum())
@@ -162,7 +193,7 @@ def recommend_command(
     frame = frame.drop(columns="known")
     if out is not None:
         with whole_file(out) as path:
-            if out.suffix == ".csv":
+            if out.suffix.lower() == ".csv":
                 frame.to_csv(path, index=False)
             else:
                 frame.to_parquet(path, index=False)
@@ -183,30 +214,41 @@ def read_ids(path: Path, column: str) -> list[str]:
     Raises:
         DataError: The file is missing, empty, or a table without that column.
     """
-    if path.suffix in _TABLE_SUFFIXES:
+    if path.suffix.lower() in _TABLE_SUFFIXES:
         frame = read_table(path)
         if column in frame.columns:
-            return _cells(frame[column])
-        if len(frame.columns) > 1:
+            ids = _cells(frame[column])
+        elif len(frame.columns) == 1:
+            ids = [str(frame.columns[0]), *_cells(frame.iloc[:, 0])]
+        else:
             raise DataError(
                 f"{path}: found the columns {', '.join(map(str, frame.columns))}, expected "
                 f"{column!r}; rename one, or give a text file with one id a line"
             )
-        return [str(frame.columns[0]), *_cells(frame.iloc[:, 0])]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
-    ids = [line.strip() for line in lines if line.strip()]
-    if ids and ids[0] == column:
-        ids = ids[1:]
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except OSError as error:
+            raise DataError(
+                f"{path}: found {str(error.strerror).lower()}, expected a file of ids; check it"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}: found the byte 0x{error.object[error.start]:02x}, expected UTF-8 text; "
+                "save the file as UTF-8"
+            ) from error
+        ids = [line.strip() for line in lines if line.strip()]
+        if ids and ids[0] == column:
+            ids = ids[1:]
     if not ids:
-        raise DataError(f"{path}: found no id, expected one a line")
+        raise DataError(f"{path}: found no id, expected one a line; leave the option out for all")
     return ids
 
 
 def _cells(column: pd.Series) -> list[str]:
-    return [str(value).strip() for value in column.dropna()]
+    """Return the ids of a column as text, without missing ones; 1.0 is the id 1."""
+    ids, _ = normalise_ids(column.dropna())
+    return [text for value in ids if (text := str(value).strip())]
 
 
 def _read_test(
@@ -225,7 +267,7 @@ def _read_test(
     if min_weight is None:
         frame = read_table(path)
         keep = [name for name in (columns.user, columns.item) if name in frame.columns]
-        if len(keep) == 2:  # noqa: PLR2004 (both are there)
+        if len(keep) == 2:
             attributes = dict(frame.attrs)
             frame = frame[keep]
             frame.attrs.update(attributes)
@@ -234,17 +276,32 @@ def _read_test(
 
 
 def _typed(users: list[str] | None, log: Interactions) -> list[Any] | None:
-    """Give known users the log's own id, so that the output has one type where it can."""
+    """Give known users the log's own id; the output has one type, text where integers cannot be."""
     if users is None:
         return None
-    codes = log.user_codes(users)
-    return [
+    ids = [
         log.user_ids[code] if code >= 0 else raw
-        for raw, code in zip(users, codes.tolist(), strict=True)
+        for raw, code in zip(users, log.user_codes(users).tolist(), strict=True)
     ]
+    if log.user_ids.dtype == object or all(_INTEGER.fullmatch(str(value)) for value in ids):
+        return [type(log.user_ids[0])(value) for value in ids]
+    return [str(value) for value in ids]
+
+
+def _check_out(out: Path, config_file: Path | None) -> None:
+    """Refuse an output that would take the place of something else, before long work."""
+    check_replaceable(out)
+    if config_file is not None and config_file.resolve() == _beside(out).resolve():
+        raise ConfigError(
+            f"--out {out}: its settings would overwrite --config {config_file}; name another folder"
+        )
+
+
+def _write_settings(config: PretrainConfig | TransferConfig, out: Path) -> None:
+    with whole_file(_beside(out)) as path:
+        write_toml(config, path)
 
 
 def _beside(out: Path) -> Path:
     """Path of the resolved settings, beside an output folder."""
-    return out.parent / f"{out.name}.toml"
-
+    return out.parent / f"{out.resolve().name}.toml"

@@ -104,8 +104,7 @@ def _row(
     adapted = done[0].adapted
     parameters = None
     if adapted is not None:
-        trained = adapted.trained if adapted.result.steps else []
-        parameters = adapted.model.count_parameters(trained)
+        parameters = adapted.count_parameters()
     return {
         "arm": name,
         "metrics": metrics,
@@ -116,7 +115,7 @@ def _row(
         "seconds": {
             key: float(np.mean([arm.seconds[key] for arm in done])) for key in done[0].seconds
         },
-        "best_steps": [0 if a.adapted is None else a.adapted.result.best_step for a in done],
+        "best_steps": [[] if a.adapted is None else list(a.adapted.best_steps) for a in done],
         "parameters": parameters,
         **meta,
     }

@@ -22,7 +22,7 @@ class ModelConfig(_Settings):
     """The architecture: what a checkpoint's config.json holds."""
 
     encoder: Literal["lightgcn", "graphsage"] = "lightgcn"
-    dim: int = Field(64, ge=1, le=1024, description="width of the encoder's block")
+    dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
     text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
     text_model: str | None = Field(None, description="sentence encoder the text vectors come from")
@@ -35,13 +35,13 @@ class TrainConfig(_Settings):
     loss: Literal["softmax", "bpr"] = "softmax"
     n_negatives: int = Field(1000, ge=1, description="uniform, shared by the batch")
     batch_size: int = Field(512, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     pull_to_start: float = Field(
         1e-2, ge=0, description="L2 weight on the distance from the starting parameters"
     )
     max_steps: int = Field(300, ge=1)
-    evaluate_every: int = Field(25, ge=1)
-    patience: int = Field(6, ge=1, description="evaluations without a better one before stopping")
+    evaluate_every: int = Field(10, ge=1)
+    patience: int = Field(10, ge=1, description="evaluations without a better one before stopping")
     user_balance: float = Field(
         0.5, ge=0, le=1, description="an edge is drawn with weight 1 / user degree to this power"
     )
@@ -51,8 +51,10 @@ class PretrainConfig(_Settings):
     """Pretraining on sub-sampled source graphs with the supervised edges hidden."""
 
     model: ModelConfig = ModelConfig()
+    # The pull keeps the text projection near the texts' own geometry: without it an encoder
+    # pretrained on one source ranked worse on others than raw text does.
     train: TrainConfig = TrainConfig(
-        learning_rate=3e-3, pull_to_start=0.0, max_steps=1200, evaluate_every=150, patience=10
+        learning_rate=2e-3, pull_to_start=0.03, max_steps=600, evaluate_every=100, patience=6
     )
     steps_per_episode: int = Field(8, ge=1, description="steps before a new sub-graph is drawn")
     n_validation_episodes: int = Field(10, ge=1)
@@ -62,7 +64,7 @@ class PretrainConfig(_Settings):
     keep_low: float = Field(0.05, gt=0, lt=1, description="smallest share of edges kept visible")
     keep_high: float = Field(0.8, gt=0, lt=1)
     thinned_share: float = Field(
-        0.5, ge=0, le=1, description="share of episodes whose item popularity is re-drawn"
+        0.8, ge=0, le=1, description="share of episodes whose item popularity is re-drawn"
     )
     seed: int = 0
 
@@ -71,6 +73,9 @@ class TransferConfig(_Settings):
     """Adapting a checkpoint to a target."""
 
     retrain: str = "final:1"
+    # First the few numbers that act on every score, then everything that the mode retrains:
+    # together, the matrices over-fit before the calibration has settled.
+    calibrate: TrainConfig = TrainConfig(learning_rate=1e-2, max_steps=200)
     train: TrainConfig = TrainConfig()
     n_folds: int = Field(5, ge=2, description="parts of the training edges, hidden in turn")
     test: float = Field(0.2, gt=0, lt=1)

@@ -54,6 +54,7 @@ class ScoreCalibration(nn.Module):
         super().__init__()
         self.log_weight = nn.Parameter(torch.tensor([math.log(value) for value in start]))
         self.degree_slope = nn.Parameter(torch.zeros(len(start)))
+        self.item_slope = nn.Parameter(torch.zeros(len(start)))
         self.context = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, len(start)))
         last = self.context[2]
         assert isinstance(last, nn.Linear)
@@ -67,6 +68,16 @@ class ScoreCalibration(nn.Module):
         context = torch.cat([degree / 3.0, x.context.expand(len(degree), -1)], dim=1)
         log_weight = self.log_weight + self.degree_slope * degree + self.context(context)
         weight: Tensor = log_weight.exp() * (degree > 0)
+        return weight
+
+
+    def item_weight(self, x: GraphInput) -> Tensor:
+        """Return (n_items, n_channels): (1 + d_i) to a learned power per channel.
+
+        What a channel says of an item that many users already chose can count less, or more, than
+        what it says of a rare one.
+        """
+        weight: Tensor = (torch.log1p(x.item_degrees)[:, None] * self.item_slope).exp()
         return weight
 
 

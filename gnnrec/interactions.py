@@ -26,6 +26,7 @@ __all__ = [
     "read_table",
 ]
 
+_RESERVED = ("score", "rank", "known")
 # A median timestamp above the bound is in that many units per second; as seconds, 1e11 is the
 # year 5138, so nothing recorded in seconds is mistaken.
 _TIME_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
@@ -245,6 +246,13 @@ def read_interactions(
 
 
 def _check_columns(df: pd.DataFrame, columns: Columns, where: str) -> None:
+    if columns.user == columns.item:
+        found = f"one column {columns.user!r} for users and items"
+        raise data_error(where, found, "two columns", "name them with --user-column, --item-column")
+    for name in (columns.user, columns.item):
+        if name in _RESERVED:
+            cure = "rename it: a recommendation has a column of that name"
+            raise data_error(where, f"ids in a column {name!r}", "another name", cure)
     names = [str(name) for name in df.columns]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,16 @@ from gnnrec.heads import (
     standardise,
 )
 
-# Popularity means something else in every domain, so its parameters start afresh on a target.
-_NEW_ON_TARGET = ("bias.", "residual.")
+# Popularity, and how far a channel may outweigh it, mean something else in every domain: carried
+# over from one source they did harm on three of three targets, so they start afresh.
+_NEW_ON_TARGET = ("bias.", "calibration.", "residual.")
+_CALIBRATING = (
+    "calibration.",
+    "spectral.",
+    "bias.slope",
+    "bias.log_prior",
+    "encoder.layer_weights.",
+)
 _HEADS = ("user_head.", "item_head.", "bias.", "calibration.", "residual.")
 
 
@@ -82,7 +90,7 @@ class Model(nn.Module):
             raise ConfigError(
                 f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
             )
-        gates = self.calibration(x, users)
+        gates, item_gates = self.calibration(x, users), self.calibration.item_weight(x)
         residual = None if self.residual is None else self.residual(x.graph.n_items)
         reference = x.reference_users
         wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
@@ -91,7 +99,8 @@ class Model(nn.Module):
         for channel, block in enumerate((self._encode(x, rows), self.spectral(x, rows))):
             if block is None:
                 continue
-            channel_users, channel_items = standardise(block, len(reference), x.item_degrees)
+            weighted = replace(block, items=block.items * item_gates[:, channel, None])
+            channel_users, channel_items = standardise(weighted, len(reference), x.item_degrees)
             if residual is not None:
                 start = channel * self.config.dim
                 width = channel_items.shape[1]
@@ -135,6 +144,11 @@ class Model(nn.Module):
             for layer in range(total - n_layers + 1, total + 1):
                 chosen |= {f"encoder.{name}" for name in self.encoder.layer_parameters(layer)}
         return [name for name in names if name in chosen]
+
+    @staticmethod
+    def calibrating(names: list[str]) -> list[str]:
+        """Return those of the named parameters that are a handful of numbers on every score."""
+        return [name for name in names if name.startswith(_CALIBRATING)]
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take a source model's parameters except those that are new on every target."""

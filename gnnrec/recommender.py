@@ -151,11 +151,11 @@ class Recommender:
         first = adapt(
             self.checkpoint, target, train, validation, self.config, device=self.device
         )
-        self.refit(catalogue, first.result.best_step)
+        self.refit(catalogue, first.best_steps)
         return self
 
-    def refit(self, catalogue: Catalogue, n_steps: int) -> Adapted:
-        """Adapt on all rows of a catalogue with a known number of steps, and serve from it."""
+    def refit(self, catalogue: Catalogue, n_steps: tuple[int, ...]) -> Adapted:
+        """Adapt on all rows of a catalogue with known numbers of steps, and serve from it."""
         target = catalogue.target()
         rows = np.arange(len(target.users))
         adapted = adapt(
@@ -167,7 +167,7 @@ class Recommender:
             device=self.device,
             fixed_steps=n_steps,
         )
-        self.record["trained"] = adapted.trained if adapted.result.steps else []
+        self.record["trained"] = adapted.trained if adapted.steps else []
         self._serve(catalogue, adapted.model)
         return adapted
 

@@ -246,8 +246,7 @@ def transfer_run(
             log=log_file,
         )
     recommender = Recommender(checkpoint, config, device)
-    refitted = recommender.refit(prepared.catalogue, adapted.result.best_step)
-    counts = refitted.model.count_parameters(adapted.trained if adapted.result.steps else [])
+    refitted = recommender.refit(prepared.catalogue, adapted.best_steps)
     data = prepared.catalogue.log
     report: dict[str, Any] = {
         "arm": config.retrain,
@@ -264,15 +263,15 @@ def transfer_run(
         | _history_share(prepared),
         "seconds": {
             "features": round(prepared.feature_seconds, 3),
-            "train": round(adapted.result.seconds + refitted.result.seconds, 3),
+            "train": round(adapted.seconds + refitted.seconds, 3),
             "evaluate": round(arm.seconds["evaluate"], 3) if arm else 0.0,
             "total": round(time.perf_counter() - started, 3),
         },
         "peak_memory_bytes": peak_memory_bytes(),
-        "parameters": counts,
-        "trained": adapted.trained if adapted.result.steps else [],
-        "steps": adapted.result.steps,
-        "best_step": adapted.result.best_step,
+        "parameters": adapted.count_parameters(),
+        "trained": adapted.trained if adapted.steps else [],
+        "steps": adapted.steps,
+        "best_steps": list(adapted.best_steps),
         "source": checkpoint.name,
         "target": log.name,
         "retrain": config.retrain,
@@ -303,11 +302,12 @@ def evaluate_run(
     test = held_out.recoded(wide)
     users, items, dropped = _without_known(test, log, wide.n_items)
     if not len(users):
-        raise DataError(f"every one of the {dropped} test pairs is already in the training log")
+        raise DataError(
+            f"found all {dropped} test pairs in the recommender's own log, expected held-out "
+            "ones; adapt again without them (gnnrec transfer --test FILE)"
+        )
     extra = wide.n_users - n_users
-    vectors = torch.cat(
-        [recommender.vectors.users, recommender.unknown_user().expand(extra, -1)]
-    )
+    vectors = torch.cat([recommender.vectors.users, recommender.unknown_user().expand(extra, -1)])
     seen = recommender.seen.copy()
     seen.resize((wide.n_users, n_items))
     results = evaluate_vectors(vectors, recommender.vectors.items, seen, users, items, ks)
@@ -344,7 +344,10 @@ def _with_test(prepared: Prepared, held_out: Interactions) -> tuple[Prepared, in
     wide = log.with_items(held_out.item_ids)
     users, items, dropped = _without_known(held_out.recoded(wide), catalogue.log, wide.n_items)
     if not len(users):
-        raise DataError(f"every one of the {dropped} test pairs is already in the target log")
+        raise DataError(
+            f"found all {dropped} test pairs in the target log, expected pairs that were held out; "
+            "leave them out of --target"
+        )
     target = replace(prepared.target, n_users=log.n_users)
     return replace(prepared, target=target, test_users=users, test_items=items), dropped
 

@@ -99,7 +99,6 @@ def load_recommender(
         model_config = validate(ModelConfig, about["model"], f"{folder}/recommender.json")
         config = validate(TransferConfig, about["config"], f"{folder}/recommender.json")
         columns = Columns(**about["columns"])
-        n_residual = about["n_residual_items"]
         log_frame = pd.read_parquet(folder / "log.parquet")
         users = _ids(pd.read_parquet(folder / "users.parquet")["id"])
         item_frame = pd.read_parquet(folder / "items.parquet")
@@ -112,7 +111,13 @@ def load_recommender(
             log_frame["timestamp"].to_numpy() if "timestamp" in log_frame else None,
             columns,
         )
+        _check_codes(log)
         titles = [str(title) for title in item_frame["title"]]
+        n_residual, record = about["n_residual_items"], about.get("record", {})
+        if n_residual is not None and not 0 <= int(n_residual) <= log.n_items:
+            raise ValueError(f"n_residual_items is {n_residual!r}")
+        if not isinstance(record, dict):
+            raise ValueError(f"record is a {type(record).__name__}")
     except (ConfigError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise CheckpointError(f"{folder}: not consistent in itself ({error})") from error
     state = read_tensors(folder / "model.safetensors")
@@ -120,13 +125,13 @@ def load_recommender(
     check_state(model, state, folder)
     model.load_state_dict(state)
     tensors = read_tensors(folder / "vectors.safetensors")
+    width = tensors["items"].shape[1:] if "items" in tensors else None
     for name, count in (("users", log.n_users), ("items", log.n_items)):
-        if name not in tensors or len(tensors[name]) != count:
+        found = tensors.get(name)
+        if found is None or found.ndim != 2 or (len(found), found.shape[1:]) != (count, width):
             raise CheckpointError(f"{folder}: vectors.safetensors does not hold {count} {name}")
-    if log.n_interactions and (
-        int(log.users.max()) >= log.n_users or int(log.items.max()) >= log.n_items
-    ):
-        raise CheckpointError(f"{folder}: log.parquet names codes beyond its vocabularies")
+        if found.dtype != torch.float32 or not torch.isfinite(found).all():
+            raise CheckpointError(f"{folder}: vectors.safetensors: {name} are not finite float32")
     text = tensors["text"].numpy() if "text" in tensors else None
     checkpoint = Checkpoint(
         str(about.get("source")),
@@ -135,13 +140,24 @@ def load_recommender(
         about.get("pretraining", {}),
     )
     recommender = kind(checkpoint, config, device)
-    recommender.record = about.get("record", {})
+    recommender.record = record
     recommender.restore(
         Catalogue(log, titles, text),
         model.to(recommender.device),
         ScoreVectors(tensors["users"], tensors["items"]),
     )
     return recommender
+
+
+def _check_codes(log: Interactions) -> None:
+    """Raise a ValueError unless codes are integers within vocabularies of distinct ids."""
+    for codes, ids in ((log.users, log.user_ids), (log.items, log.item_ids)):
+        if codes.dtype.kind != "i" or (
+            len(codes) and not 0 <= codes.min() <= codes.max() < len(ids)
+        ):
+            raise ValueError("log.parquet names codes beyond its vocabularies")
+        if not pd.Index(ids).is_unique:
+            raise ValueError("an id is in a vocabulary twice")
 
 
 def _ids(column: pd.Series) -> np.ndarray:

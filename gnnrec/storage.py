@@ -43,9 +43,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
         os.chmod(work, 0o755)  # mkdtemp's is private
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.rename(old / target.name)
-            work.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                target.rename(old / target.name)
+                work.rename(target)
+            except BaseException:
+                if (old / target.name).exists():
+                    (old / target.name).rename(target)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             work.rename(target)
     except BaseException:
@@ -62,6 +68,12 @@ def check_replaceable(target: Path) -> None:
             f"{target}: found a folder with other files, expected a new one or an earlier gnnrec "
             "output; name another --out"
         )
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        found = "a folder without the right to write" if above.is_dir() else "a file"
+        raise ConfigError(
+            f"{target}: found {found} at {above}, expected a folder to write in; name another --out"
+        )
 
 
 @contextmanager
@@ -69,14 +81,18 @@ def whole_file(target: Path) -> Iterator[Path]:
     """Give a temporary path beside the target; on success it is renamed to it.
 
     Raises:
-        ConfigError: The target's folder does not exist or is not writable.
+        ConfigError: The target is a folder, or its folder does not exist or is not writable.
     """
+    if target.is_dir():
+        raise ConfigError(f"{target}: found a folder, expected a file to write; name another")
     try:
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent
         )
     except OSError as error:
-        raise ConfigError(f"{target}: cannot write there ({error.strerror})") from error
+        raise ConfigError(
+            f"{target}: cannot write there ({error.strerror}); make the folder, or name another"
+        ) from error
     os.close(handle)
     try:
         yield Path(name)
@@ -100,7 +116,8 @@ def verify(folder: Path, required: tuple[str, ...] = ()) -> None:
         CheckpointError: Something is missing, altered, or not listed as the manifest says.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
+        found = "a file" if folder.exists() else "no such folder"
+        raise CheckpointError(f"{folder}: found {found}, expected a folder that gnnrec wrote")
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder}: no {MANIFEST}; not a folder that gnnrec wrote")
     files = read_json(folder / MANIFEST).get("files")

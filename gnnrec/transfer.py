@@ -51,11 +51,36 @@ class Target:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model adapted to a target, and the names of the parameters that were trained."""
+    """A model adapted to a target.
+
+    Attributes:
+        model: In evaluation mode.
+        trained: Names of the parameters that the retraining mode trains.
+        stages: What each stage of the training did; none where nothing was trained.
+    """
 
     model: Model
     trained: list[str]
-    result: TrainResult
+    stages: tuple[TrainResult, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, over all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def best_steps(self) -> tuple[int, ...]:
+        """The step that each stage kept: what a refit repeats."""
+        return tuple(stage.best_step for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Training time, over all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def count_parameters(self) -> dict[str, int]:
+        """See `Model.count_parameters`; nothing counts as trained where no step was made."""
+        return self.model.count_parameters(self.trained if self.steps else [])
 
 
 def adapt(
@@ -67,68 +92,76 @@ def adapt(
     *,
     device: torch.device | str = "cpu",
     log: Path | None = None,
-    fixed_steps: int | None = None,
+    fixed_steps: tuple[int, ...] | None = None,
 ) -> Adapted:
     """Adapt a checkpoint on a target's training rows.
 
     The training rows are cut into folds; each step hides one fold from message passing and learns
-    to rank it. Validation rows choose the step; with `fixed_steps` there is no choice and every
-    row can be used (a refit).
+    to rank it. Two stages: first the few numbers that act on every score (`config.calibrate`), then
+    all that the mode retrains (`config.train`). Validation rows choose each stage's step, its
+    start included; with `fixed_steps` there is no choice and every row can be used (a refit).
 
     Args:
         checkpoint: The pretrained model; scratch takes only its architecture.
         target: The target.
         train: Row indices to train on.
-        validation: Row indices that choose the step; ignored with fixed_steps.
+        validation: Row indices that choose the steps; ignored with fixed_steps.
         config: Retraining mode, loop settings, seed.
         device: Where to train.
         log: JSON lines of the evaluations go here.
-        fixed_steps: Train exactly so many steps.
+        fixed_steps: Train exactly so many steps in each stage; empty trains nothing.
 
     Returns:
         The adapted model. Parameters that are not in `trained` have the checkpoint's bits.
     """
     retrain, n_layers = parse_retrain(config.retrain)
     torch.manual_seed(derive_seed(config.seed, "model"))
-    trains = retrain != "zero-shot" and fixed_steps != 0
     model = checkpoint.model(
         target.n_items if retrain != "zero-shot" else None, pretrained=retrain != "scratch"
     ).to(device)
     trained = model.trained_parameters(retrain, n_layers)
     rank = checkpoint.config.spectral_rank
-    parts = folds(
-        target.users[train],
-        target.items[train],
-        target.n_users,
-        target.n_items,
-        config.n_folds,
-        numpy_generator(config.seed, "folds"),
-    )
-    if not trains or not parts or (fixed_steps is None and not len(validation)):
-        return Adapted(model.eval(), trained, TrainResult())
     episodes = [
         Episode(
             GraphInput(graph, target.item_text, spectral_rank=rank, device=device), users, items
         )
-        for graph, users, items in parts
+        for graph, users, items in folds(
+            target.users[train],
+            target.items[train],
+            target.n_users,
+            target.n_items,
+            config.n_folds,
+            numpy_generator(config.seed, "folds"),
+        )
     ]
-    settings = config.train
+    can_choose = fixed_steps is not None or len(validation) > 0
+    if not trained or not episodes or not can_choose or not any(fixed_steps or (1,)):
+        return Adapted(model.eval(), trained)
     evaluate: Callable[[Model], float] | None = None
     if fixed_steps is None:
         visible = target.graph_input(train, rank=rank, device=device)
         held_out = Episode(visible, target.users[validation], target.items[validation])
         evaluate = functools.partial(held_out_loss, episode=held_out)
-    else:
-        settings = settings.model_copy(update={"max_steps": fixed_steps})
-    order = numpy_generator(config.seed, "order").integers(0, len(episodes), settings.max_steps)
-    result = fit(
-        model,
-        lambda step: episodes[order[step]],
-        trained,
-        evaluate,
-        settings,
-        numpy_generator(config.seed, "batches"),
-        log=log,
-        label=config.retrain,
-    )
-    return Adapted(model.eval(), trained, result)
+    stages = []
+    for number, (settings, names) in enumerate(
+        ((config.calibrate, Model.calibrating(trained)), (config.train, trained))
+    ):
+        if fixed_steps is not None:
+            if fixed_steps[number] == 0:
+                continue
+            settings = settings.model_copy(update={"max_steps": fixed_steps[number]})
+        order = numpy_generator(config.seed, "order", number)
+        numbers = order.integers(0, len(episodes), settings.max_steps)
+        stages.append(
+            fit(
+                model,
+                lambda step, numbers=numbers: episodes[numbers[step]],  # type: ignore[misc]
+                names,
+                evaluate,
+                settings,
+                numpy_generator(config.seed, "batches", number),
+                log=log,
+                label=f"{config.retrain} {('calibrating', 'training')[number]}",
+            )
+        )
+    return Adapted(model.eval(), trained, tuple(stages))

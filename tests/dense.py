@@ -49,9 +49,7 @@ def graph_input(seed, text=True, rank=16, **sizes):
 
 def double_parameters(model):
     """Name -> a float64 leaf copy of the parameter."""
-    return {
-        name: p.detach().double().requires_grad_(True) for name, p in model.named_parameters()
-    }
+    return {name: p.detach().double().requires_grad_(True) for name, p in model.named_parameters()}
 
 
 def unit(rows):
@@ -167,12 +165,15 @@ def scores(p, config, matrix, text):
         + p["calibration.context.2.bias"]
     ) * (user_degrees > 0).unsqueeze(1)
 
+    item_slope = p.get("calibration.item_slope", torch.zeros(2, dtype=torch.float64))
+    item_gates = torch.exp(torch.log1p(item_degrees)[:, None] * item_slope)
+
     total = torch.zeros(matrix.shape, dtype=torch.float64)
     share = item_degrees / item_degrees.sum()
     active = user_degrees > 0
     for channel, (users, items) in channels:
         personal = users - (user_degrees / user_degrees.sum()) @ users
-        raw = personal @ items.T
+        raw = personal @ (items * item_gates[:, channel, None]).T
         raw = raw - (raw @ share)[:, None]  # the weighted mean over the items, user by user
         variance = (raw.square() @ share)[active].mean()
         scale = 1.0 / torch.sqrt(variance + 1e-8)

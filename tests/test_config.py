@@ -113,6 +113,13 @@ def test_a_file_that_is_not_toml_or_not_there_is_refused(tmp_path):
         load_config(TransferConfig, tmp_path, {})
 
 
+def test_an_option_inside_a_value_that_is_no_table_is_refused(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("train = 3\n")
+    with pytest.raises(ConfigError, match="train"):
+        load_config(TransferConfig, path, {"train.max_steps": 3})
+
+
 def test_settings_cannot_be_changed_in_place():
     with pytest.raises(ValidationError):
         TRAIN.max_steps = 3
@@ -135,7 +142,8 @@ def test_retraining_modes(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "final", "final:", "final:0", "final:-1", "final:x", "final:1.5", "final:1:1", "heads:1",
+    ["", "final", "final:", "final:0", "final:-1", "final:x", "final:1.5", "final:1:1", "final:²", "heads:1",
+     "heads:",
      "full:2", "Full", "zero", " heads"],
 )  # fmt: skip
 def test_other_retraining_modes_are_refused(text):

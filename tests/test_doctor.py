@@ -1,0 +1,32 @@
+"""What the machine has, and how to mend what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib.metadata import PackageNotFoundError
+
+from gnnrec import datasets, doctor
+
+
+def test_findings_are_plain_and_complete(tmp_path, monkeypatch):
+    monkeypatch.setenv(datasets.CACHE_VARIABLE, str(tmp_path / "not" / "yet"))
+    found = doctor.examine()
+    json.dumps(found)
+    assert {"python", "torch", "device", "cores", "memory_bytes", "text", "cache"} <= set(found)
+    assert found["cache"] == str(tmp_path / "not" / "yet") and found["cache_writable"] is True
+    assert not (tmp_path / "not").exists()  # it looks and makes nothing
+
+
+def test_what_is_missing_says_how_to_get_it(tmp_path, monkeypatch):
+    def none(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", none)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    monkeypatch.setenv(datasets.CACHE_VARIABLE, str(tmp_path))
+    found = doctor.examine()
+    assert found["networkx"] == "missing: pip install networkx"
+    assert "gnnrec[text]" in found["text"] and "gnnrec[report]" in found["plots"]
+    assert "GNNREC_CACHE" in found["cache_writable"]

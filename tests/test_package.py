@@ -1,0 +1,145 @@
+"""The shape of the package: light to import, short files, each importing only from above it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gnnrec
+
+ROOT = Path(gnnrec.__file__).parent
+
+# From top to bottom, the way the data goes. A new file gets its place here.
+ORDER = [
+    "errors",
+    "config",
+    "device",
+    # the interaction log
+    "tables",
+    "ids",
+    "items",
+    "interactions",
+    "parsers",
+    "registry",
+    "datasets",
+    "split",
+    "sources",
+    # the bipartite graph, measures
+    "graph",
+    "metrics",
+    "rank",
+    "stats",
+    "propagate",
+    "features",
+    "text",
+    # encoders and heads
+    "encoders.base",
+    "encoders.lightgcn",
+    "encoders.graphsage",
+    "encoders",
+    "heads",
+    "model",
+    "baselines",
+    # pretrain -> checkpoint -> transfer
+    "losses",
+    "sampling",
+    "train",
+    "pretrain",
+    "storage",
+    "checkpoint",
+    "transfer",
+    # recommend, evaluate, report
+    "recommender",
+    "saved",
+    "evaluate",
+    "runs",
+    "compare",
+    "report",
+    "doctor",
+    # the command line
+    "commands",
+    "cli",
+    "__main__",
+]
+# Over 400 lines until they are divided.
+LONG = {"recommender": 450, "cli": 450}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported_at_once(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports that run with the module: not in functions, not under TYPE_CHECKING."""
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from imported_at_once(node.orelse)
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for part in ("body", "orelse", "finalbody"):
+                yield from imported_at_once(getattr(node, part, None) or [])
+            for handler in getattr(node, "handlers", []):
+                yield from imported_at_once(handler.body)
+
+
+def own_imports(path: Path) -> Iterator[str]:
+    for node in imported_at_once(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            assert node.level == 0, f"{path}: a relative import"
+            names = [str(node.module)]
+            deeper = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [n for n in deeper if n.removeprefix("gnnrec.") in FILES]
+            if node.module == "gnnrec":
+                names = found or names
+        yield from (n.removeprefix("gnnrec.") for n in names if n.split(".")[0] == "gnnrec")
+
+
+def test_every_file_has_its_place():
+    assert len(set(ORDER)) == len(ORDER)
+    assert set(FILES) - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_file_imports_only_from_files_above_it(name):
+    if name not in FILES:
+        pytest.skip("listed and not there: test_every_file_has_its_place says so")
+    place = ORDER.index(name)
+    wrong = [n for n in own_imports(FILES[name]) if n not in ORDER[:place]]
+    assert not wrong, f"{name} imports {wrong}, which are not above it"
+
+
+def test_no_file_is_long():
+    lengths = {n: len(p.read_text(encoding="utf-8").splitlines()) for n, p in FILES.items()}
+    assert {n: k for n, k in lengths.items() if k > LONG.get(n, 400)} == {}
+
+
+def test_importing_and_help_load_nothing_heavy():
+    script = (
+        "import sys, gnnrec, gnnrec.cli\n"
+        "sys.argv = ['gnnrec', '--help']\n"
+        "try: gnnrec.cli.main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'torch_geometric', 'pandas', 'networkx'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_public_names_are_there():
+    for name in gnnrec.__all__:
+        assert getattr(gnnrec, name).__name__ == name
+    assert set(gnnrec.__all__) <= set(dir(gnnrec))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = gnnrec.nothing

