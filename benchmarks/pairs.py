@@ -22,8 +22,9 @@ import torch
 from gnnrec.checkpoint import Checkpoint, versions
 from gnnrec.compare import compare
 from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
+from gnnrec.console import text_table
 from gnnrec.device import resolve_device
-from gnnrec.report import arm_rows, difference_rows, text_table
+from gnnrec.report import arm_rows, difference_rows
 from gnnrec.runs import pretrain_run
 from gnnrec.sources import open_log
 from gnnrec.storage import whole_file
@@ -71,7 +72,10 @@ def flat(
         "encoder": encoder,
         "fraction": row["fraction"],
         "arm": row["arm"],
-        **{k: f"{row['metrics'][k]:.5f}" for k in ("ndcg@20", "recall@20", "ndcg@10", "coverage@20")},
+        **{
+            k: f"{row['metrics'][k]:.5f}"
+            for k in ("ndcg@20", "recall@20", "ndcg@10", "coverage@20")
+        },
         "ndcg@20_seed_sd": f"{row['seed_sd']:.5f}",
         "seeds": " ".join(map(str, row["seeds"])),
     }

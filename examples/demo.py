@@ -15,6 +15,7 @@ import numpy as np
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.compare import compare
 from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
+from gnnrec.console import text_table
 from gnnrec.device import peak_memory_bytes, resolve_device
 from gnnrec.evaluate import plain
 from gnnrec.report import (
@@ -24,7 +25,6 @@ from gnnrec.report import (
     page,
     paragraph,
     table,
-    text_table,
 )
 from gnnrec.runs import pretrain_run, transfer_run
 from gnnrec.sources import Log, open_log
@@ -88,7 +88,10 @@ def main() -> None:
     ten = [
         {"rank": int(rank), "film": title, "score": float(score)}
         for rank, title, score in zip(
-            top["rank"], recommender.titles(top[recommender.log.columns.item]), top["score"], strict=True
+            top["rank"],
+            recommender.titles(top[recommender.log.columns.item]),
+            top["score"],
+            strict=True,
         )
     ]
     cost = {

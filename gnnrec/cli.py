@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gnnrec.console import metric_rows, text_table
 from gnnrec.errors import ConfigError, GnnrecError
 
 if TYPE_CHECKING:
@@ -102,25 +103,6 @@ def _columns(user: str, item: str, timestamp: str, weight: str) -> Columns:
     return Columns(user=user, item=item, timestamp=timestamp, weight=weight)
 
 
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lay dict rows out as aligned text; numbers are right-aligned with four decimals."""
-    if not rows:
-        return []
-    names = list(rows[0])
-    cells = [names] + [
-        [f"{v:.4f}" if isinstance(v, float) else str(v) for v in (row[n] for n in names)]
-        for row in rows
-    ]
-    widths = [max(len(line[c]) for line in cells) for c in range(len(names))]
-    return [
-        "  ".join(
-            cell.ljust(width) if c == 0 else cell.rjust(width)
-            for c, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-
-
 # data
 
 
@@ -138,7 +120,7 @@ def data_list(json_: Json = False) -> None:
         }
         for spec in list_datasets()
     ]
-    _say(*_table(rows))
+    _say(text_table(rows))
     _emit(json_, {"datasets": rows})
 
 
@@ -345,23 +327,13 @@ def transfer(
         _say,
     )
     _say(
-        *_table(
+        text_table(
             metric_rows(
                 {"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]}
             )
         )
     )
     _emit(json_, report)
-
-
-def metric_rows(arms: dict[str, dict[str, float] | None]) -> list[dict[str, Any]]:
-    """One row per arm that has metrics, with the ranking metrics only."""
-    wanted = ("recall@", "ndcg@", "hit@", "mrr@")
-    return [
-        {"arm": arm, **{k: v for k, v in metrics.items() if k.startswith(wanted)}}
-        for arm, metrics in arms.items()
-        if metrics
-    ]
 
 
 # evaluate, recommend, doctor
@@ -384,7 +356,7 @@ def evaluate(
     report = evaluate_command(
         folder, test, tuple(cutoffs), device, user_column, item_column, min_weight, _say
     )
-    _say(*_table(metric_rows({report["arm"]: report["metrics"]})))
+    _say(text_table(metric_rows({report["arm"]: report["metrics"]})))
     _emit(json_, report)
 
 
@@ -410,7 +382,7 @@ def recommend(
     if out is None:
         shown = frame.head(200)
         rows = [{str(n): v for n, v in row.items()} for row in shown.to_dict("records")]
-        _say(*_table(rows))
+        _say(text_table(rows))
         if len(frame) > len(shown):
             _say(f"... {len(frame) - len(shown)} more rows; write them with --out")
         summary["recommendations"] = frame.to_dict("records") if json_ else []

@@ -54,7 +54,7 @@ class PretrainConfig(_Settings):
     # The pull keeps the text projection near the texts' own geometry: without it an encoder
     # pretrained on one source ranked worse on others than raw text does.
     train: TrainConfig = TrainConfig(
-        learning_rate=2e-3, pull_to_start=0.03, max_steps=600, evaluate_every=100, patience=6
+        learning_rate=2e-3, pull_to_start=0.003, max_steps=600, evaluate_every=100, patience=6
     )
     steps_per_episode: int = Field(8, ge=1, description="steps before a new sub-graph is drawn")
     n_validation_episodes: int = Field(10, ge=1)
@@ -114,7 +114,15 @@ def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any
             for name in parents:
                 node = node.setdefault(name, {})
             node[leaf] = value
-    return validate(kind, data, where)
+    try:
+        return validate(kind, data, where)
+    except ConfigError as error:
+        # Blame the option, not the file, where the option is what was laid over it.
+        given = [key for key, value in overrides.items() if value is not None]
+        blamed = [key for key in given if f" {key} is " in str(error)]
+        if path is None or not blamed:
+            raise
+        raise ConfigError(str(error).replace(where, "options", 1)) from error
 
 
 def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
@@ -132,8 +140,9 @@ def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
             near = difflib.get_close_matches(str(first["loc"][-1]), _keys(kind), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_keys(kind))}"
             raise ConfigError(f"{where}: unknown setting {key!r}{hint}") from error
-        message = first["msg"].lower()
-        raise ConfigError(f"{where}: {key} is {first['input']!r}; {message}") from error
+        message = first["msg"].replace("Input should be", "expected")
+        found = f"{key} is {first['input']!r}" if key else f"found {first['input']!r}"
+        raise ConfigError(f"{where}: {found}; {message}") from error
 
 
 def write_toml(config: _Settings, path: Path) -> None:
@@ -150,7 +159,7 @@ def parse_retrain(text: str) -> tuple[Retrain, int]:
         ConfigError: Anything else.
     """
     kind, _, count = text.partition(":")
-    if kind == "final" and count.isdigit() and int(count) > 0:
+    if kind == "final" and count.isascii() and count.isdigit() and int(count) > 0:
         return "final", int(count)
     if not count and kind in ("zero-shot", "heads", "full", "scratch"):
         return kind, 0  # type: ignore[return-value]

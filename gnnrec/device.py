@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 import sys
 from typing import TYPE_CHECKING
@@ -26,14 +27,13 @@ def resolve_device(name: str = "auto") -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    if name != "cpu" and not re.fullmatch(r"cuda(:\d{1,2})?", name):
+        raise ConfigError(f"--device {name!r}: expected auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"--device {name!r} cannot be used here ({str(error).splitlines()[0]}); "
-            "use auto, cpu or cuda"
-        ) from error
+            f"--device {name!r}: found {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+        )
     return device
 
 

@@ -12,7 +12,16 @@ from typing import Any
 from gnnrec.datasets import cache_folder
 from gnnrec.text import text_available
 
-_PACKAGES = ("gnnrec", "torch", "torch-geometric", "networkx", "numpy", "scipy", "pandas", "pyarrow")
+_PACKAGES = (
+    "gnnrec",
+    "torch",
+    "torch-geometric",
+    "networkx",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+)
 
 
 def examine() -> dict[str, Any]:
@@ -33,7 +42,9 @@ def examine() -> dict[str, Any]:
     found["memory_bytes"] = _memory()
     found["text"] = "ready" if text_available() else "missing: pip install 'gnnrec[text]'"
     found["plots"] = (
-        "ready" if importlib.util.find_spec("matplotlib") else "missing: pip install 'gnnrec[report]'"
+        "ready"
+        if importlib.util.find_spec("matplotlib")
+        else "missing: pip install 'gnnrec[report]'"
     )
     folder = cache_folder()
     found["cache"] = str(folder)

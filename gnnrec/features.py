@@ -20,6 +20,7 @@ from gnnrec.graph import BipartiteGraph
 from gnnrec.propagate import SparseOperator, propagate
 
 _N_REFERENCE = 256
+_N_COMPONENTS = 128
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class GraphInput:
         self.user_degrees = torch.from_numpy(graph.user_degrees).float().to(self.device)
         self.item_degrees = torch.from_numpy(graph.item_degrees).float().to(self.device)
         self._propagated: dict[int, tuple[list[Tensor | None], ...]] = {}
+        self._components: dict[int, tuple[list[Tensor | None], ...]] = {}
 
     @cached_property
     def adjacency(self) -> SparseOperator:
@@ -111,6 +113,23 @@ class GraphInput:
             torch.nn.functional.pad(v[:, :rank], pad).to(self.device),
         )
 
+    def propagated_components(self, n_layers: int) -> tuple[list[Tensor | None], ...]:
+        """As `propagated_text`, for the texts' leading principal components on this graph.
+
+        A rotation, so inner products are those of the texts but for the components left out.
+        """
+        if n_layers not in self._components:
+            assert self.text is not None, "the caller checks that there is text"
+            _, vectors = torch.linalg.eigh(self.text.T @ self.text)
+            basis = vectors[:, -min(_N_COMPONENTS, vectors.shape[1]) :]
+            self._components[n_layers] = self._propagate(self.text @ basis, n_layers)
+        return self._components[n_layers]
+
+    def _propagate(self, items: Tensor, n_layers: int) -> tuple[list[Tensor | None], ...]:
+        users, tables = propagate(self.adjacency, None, items, n_layers)
+        weights = self.user_degrees / self.user_degrees.sum().clamp_min(1.0)
+        return users, tables, [None if table is None else weights @ table for table in users]
+
     @cached_property
     def reference_users(self) -> Tensor:
         """(m,) int64, up to 256 users with interactions, on which channel scales are measured."""
@@ -135,10 +154,7 @@ class GraphInput:
         """
         if n_layers not in self._propagated:
             assert self.text is not None, "the caller checks that there is text"
-            users, items = propagate(self.adjacency, None, self.text, n_layers)
-            weights = self.user_degrees / self.user_degrees.sum().clamp_min(1.0)
-            means = [None if table is None else weights @ table for table in users]
-            self._propagated[n_layers] = (users, items, means)
+            self._propagated[n_layers] = self._propagate(self.text, n_layers)
         return self._propagated[n_layers]
 
 

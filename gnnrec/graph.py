@@ -168,7 +168,7 @@ def gini(counts: np.ndarray) -> float:
 
 
 def _power(degrees: np.ndarray, exponent: float) -> np.ndarray:
-    """degrees ** exponent with 0 for isolated nodes, float32."""
+    """Degrees ** exponent with 0 for isolated nodes, float32."""
     out = np.zeros(len(degrees), dtype=np.float32)
     positive = degrees > 0
     out[positive] = degrees[positive].astype(np.float64) ** exponent

@@ -70,7 +70,6 @@ class ScoreCalibration(nn.Module):
         weight: Tensor = log_weight.exp() * (degree > 0)
         return weight
 
-
     def item_weight(self, x: GraphInput) -> Tensor:
         """Return (n_items, n_channels): (1 + d_i) to a learned power per channel.
 
@@ -110,6 +109,32 @@ class SpectralChannel(nn.Module):
             s.item * scale[:, None],
             x.spectral_user_mean * response,
         )
+
+
+class TextChannel(nn.Module):
+    """The texts as they are, propagated by LightGCN layers with learned weights.
+
+    Parameter-free propagation of text is the strongest start on a new domain; what an encoder
+    learns on a source stands beside it instead of replacing it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_weights = nn.Parameter(torch.tensor([1.0, 1.0, 0.5, 0.5]))
+
+    def forward(self, x: GraphInput, users: Tensor | None = None) -> Block | None:
+        """See `Block`; None without text."""
+        if x.text is None:
+            return None
+        tables = x.propagated_components(len(self.layer_weights) - 1)
+        user_tables, item_tables, mean_user = tables
+        if users is not None:
+            user_tables = [t if t is None else t.index_select(0, users) for t in user_tables]
+        return Block(self._sum(user_tables), self._sum(item_tables), self._sum(mean_user))
+
+    def _sum(self, tables: list[Tensor | None]) -> Tensor:
+        pairs = zip(self.layer_weights, tables, strict=True)
+        return torch.stack([weight * table for weight, table in pairs if table is not None]).sum(0)
 
 
 class ResidualIds(nn.Module):

@@ -119,7 +119,7 @@ class Vocabulary:
         ids: (n_ids,) distinct ids, int64 or object of str; the position is the code.
     """
 
-    def __init__(self, ids: np.ndarray) -> None:  # noqa: D107 - the class says it
+    def __init__(self, ids: np.ndarray) -> None:
         self._typed = pd.Index(ids)
         self._texts: pd.Index | None = None
 

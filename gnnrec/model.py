@@ -17,15 +17,18 @@ from gnnrec.heads import (
     ResidualIds,
     ScoreCalibration,
     SpectralChannel,
+    TextChannel,
     standardise,
 )
 
 # Popularity, and how far a channel may outweigh it, mean something else in every domain: carried
 # over from one source they did harm on three of three targets, so they start afresh.
 _NEW_ON_TARGET = ("bias.", "calibration.", "residual.")
+_N_RESIDUAL_CHANNELS = 2  # the encoder's and the spectral one
 _CALIBRATING = (
     "calibration.",
     "spectral.",
+    "text.",
     "bias.slope",
     "bias.log_prior",
     "encoder.layer_weights.",
@@ -68,7 +71,8 @@ class Model(nn.Module):
         for head in (self.user_head, self.item_head):
             nn.init.eye_(head.weight)  # heads start as no change
         self.spectral = SpectralChannel()
-        self.calibration = ScoreCalibration((0.2, 0.05))
+        self.text = TextChannel() if config.text_dim else None
+        self.calibration = ScoreCalibration((0.1, 0.05, 0.2))
         self.bias = ItemBias(config.text_dim)
         self.residual = (
             None
@@ -96,12 +100,13 @@ class Model(nn.Module):
         wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
         rows = torch.cat([wanted, reference])
         user_parts, item_parts = [], []
-        for channel, block in enumerate((self._encode(x, rows), self.spectral(x, rows))):
+        text = None if self.text is None else self.text(x, rows)
+        for channel, block in enumerate((self._encode(x, rows), self.spectral(x, rows), text)):
             if block is None:
                 continue
             weighted = replace(block, items=block.items * item_gates[:, channel, None])
             channel_users, channel_items = standardise(weighted, len(reference), x.item_degrees)
-            if residual is not None:
+            if residual is not None and channel < _N_RESIDUAL_CHANNELS:
                 start = channel * self.config.dim
                 width = channel_items.shape[1]
                 channel_items = channel_items + residual[:, start : start + width]
@@ -116,7 +121,9 @@ class Model(nn.Module):
         if block is None:
             return None
         return Block(
-            self.user_head(block.users), self.item_head(block.items), self.user_head(block.mean_user)
+            self.user_head(block.users),
+            self.item_head(block.items),
+            self.user_head(block.mean_user),
         )
 
     def trained_parameters(self, retrain: Retrain, n_layers: int = 0) -> list[str]:
@@ -139,8 +146,11 @@ class Model(nn.Module):
         if retrain == "final":
             total = self.encoder.n_layers
             if n_layers > total:
-                raise ConfigError(f"--retrain final:{n_layers}: the encoder has {total} layers")
-            chosen |= {name for name in names if name.startswith("spectral.")}
+                raise ConfigError(
+                    f"--retrain final:{n_layers}: the encoder has {total} layers; expected "
+                    f"final:1 to final:{total}"
+                )
+            chosen |= {name for name in names if name.startswith(("spectral.", "text."))}
             for layer in range(total - n_layers + 1, total + 1):
                 chosen |= {f"encoder.{name}" for name in self.encoder.layer_parameters(layer)}
         return [name for name in names if name in chosen]

@@ -60,15 +60,14 @@ def pretrain(
             )
     torch.manual_seed(derive_seed(config.seed, "model"))
     model = Model(config.model).to(device)
+
     def episode(purpose: str, number: int) -> Episode:
         rng = numpy_generator(config.seed, purpose, number)
         return sample_episode(sources[number % len(sources)], config, rng, device=device)
 
     validation = [
         episode("validation", number)
-        for number in tqdm(
-            range(config.n_validation_episodes), desc="sampling sub-graphs", delay=1
-        )
+        for number in tqdm(range(config.n_validation_episodes), desc="sampling sub-graphs", delay=1)
     ]
 
     @functools.lru_cache(maxsize=1)  # only the current one is in memory

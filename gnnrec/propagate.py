@@ -62,7 +62,7 @@ class SparseOperator:
         return product
 
     @property
-    def T(self) -> SparseOperator:  # noqa: N802 (the field's name for a transpose)
+    def T(self) -> SparseOperator:
         """The transposed operator; shares memory with this one."""
         other = object.__new__(SparseOperator)
         other.shape = (self.shape[1], self.shape[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,67 +11,23 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig
 from gnnrec.device import resolve_device
 from gnnrec.errors import ConfigError, DataError
-from gnnrec.features import text_table
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.items import ItemTable
 from gnnrec.model import Model, ScoreVectors
 from gnnrec.rank import top_k
 from gnnrec.split import carve_validation
 from gnnrec.text import TextEncoder
-from gnnrec.transfer import Target, adapt
+from gnnrec.transfer import adapt
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gnnrec.transfer import Adapted
-
-_UNKNOWN = -1
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """A target as the models read it: the log with every item of the items table in it.
-
-    Attributes:
-        log: Interactions; items without any come last in its vocabulary.
-        titles: n_items titles, "" where unknown.
-        text: (n_items, text_dim) float32 with zero rows for missing texts, or None.
-    """
-
-    log: Interactions
-    titles: list[str]
-    text: np.ndarray | None
-
-    @classmethod
-    def build(
-        cls,
-        log: Interactions,
-        items: ItemTable | None,
-        text_model: str | None,
-        device: str = "cpu",
-    ) -> Catalogue:
-        """Join a log and an items table; encode the texts if the model reads text.
-
-        Raises:
-            ConfigError: The model reads text and the `[text]` extra is missing.
-        """
-        if items is None:
-            return cls(log, [""] * log.n_items, None)
-        log = log.with_items(items.item_ids)
-        texts, titles = items.align(log.item_ids)
-        if text_model is None or not any(texts):
-            return cls(log, titles, None)
-        return cls(log, titles, TextEncoder(text_model, device).encode(texts))
-
-    def target(self) -> Target:
-        """Return the codes and text vectors for `gnnrec.transfer.adapt`."""
-        log = self.log
-        text = text_table(self.text, log.n_items)
-        return Target(log.users, log.items, log.n_users, log.n_items, text)
 
 
 class Recommender:
@@ -99,7 +55,12 @@ class Recommender:
 
     @classmethod
     def from_pretrained(
-        cls, checkpoint: str | Path, *, retrain: str = "final:1", seed: int = 0, device: str = "auto"
+        cls,
+        checkpoint: str | Path,
+        *,
+        retrain: str = "final:1",
+        seed: int = 0,
+        device: str = "auto",
     ) -> Recommender:
         """Start from a checkpoint's folder; `fit` then adapts it.
 
@@ -148,9 +109,7 @@ class Recommender:
         rows = np.arange(interactions.n_interactions)
         train, validation = carve_validation(rows, self.config.validation, self.config.seed)
         target = catalogue.target()
-        first = adapt(
-            self.checkpoint, target, train, validation, self.config, device=self.device
-        )
+        first = adapt(self.checkpoint, target, train, validation, self.config, device=self.device)
         self.refit(catalogue, first.best_steps)
         return self
 
@@ -182,7 +141,9 @@ class Recommender:
         self._seen = x.graph.user_items
 
     def update(
-        self, interactions: pd.DataFrame | Interactions, items: pd.DataFrame | ItemTable | None = None
+        self,
+        interactions: pd.DataFrame | Interactions,
+        items: pd.DataFrame | ItemTable | None = None,
     ) -> Recommender:
         """Fold new interactions, users and items in without training: one propagation.
 

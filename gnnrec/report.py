@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 from gnnrec.compare import PRIMARY
+from gnnrec.console import cell
 from gnnrec.errors import ConfigError
 
 _STYLE = """
@@ -39,7 +40,7 @@ def table(caption: str, rows: list[dict[str, Any]]) -> str:
         return ""
     head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in rows[0])
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(v))}</td>" for v in row.values()) + "</tr>"
+        "<tr>" + "".join(f"<td>{html.escape(cell(v))}</td>" for v in row.values()) + "</tr>"
         for row in rows
     )
     return (
@@ -115,23 +116,3 @@ def difference_rows(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for d in differences
     ]
-
-
-def text_table(rows: list[dict[str, Any]]) -> str:
-    """Return rows as aligned plain text."""
-    if not rows:
-        return ""
-    names = [str(name) for name in rows[0]]
-    lines = [names, *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: Any) -> str:  # noqa: ANN401
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gnnrec.baselines import Popularity
+from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint, versions
 from gnnrec.config import PretrainConfig, TransferConfig, parse_retrain
 from gnnrec.device import peak_memory_bytes, resolve_device
@@ -19,7 +20,7 @@ from gnnrec.evaluate import Results, evaluate_vectors
 from gnnrec.interactions import Interactions, read_interactions
 from gnnrec.model import Model
 from gnnrec.pretrain import Source, pretrain
-from gnnrec.recommender import Catalogue, Recommender
+from gnnrec.recommender import Recommender
 from gnnrec.sources import Log, describe, held_out_sha256
 from gnnrec.split import Split, make_split, share_with_history
 from gnnrec.transfer import Adapted, Target, adapt

@@ -60,9 +60,7 @@ class Episode:
     def _weights(self) -> dict[float, np.ndarray]:
         return {}
 
-    def batch(
-        self, size: int, n_negatives: int, balance: float, rng: np.random.Generator
-    ) -> Batch:
+    def batch(self, size: int, n_negatives: int, balance: float, rng: np.random.Generator) -> Batch:
         """Draw a batch; negatives are uniform without replacement, all items if they are few.
 
         Cost: O(size + n_items + known positives of the drawn users).
@@ -76,9 +74,7 @@ class Episode:
             negatives = rng.choice(n_items, n_negatives, replace=False)
         known = collisions(self.known, users, negatives)
         device = self.input.device
-        return Batch(
-            *(torch.from_numpy(a).to(device) for a in (users, items, negatives, known))
-        )
+        return Batch(*(torch.from_numpy(a).to(device) for a in (users, items, negatives, known)))
 
 
 def collisions(known: sp.csr_array, users: np.ndarray, negatives: np.ndarray) -> np.ndarray:

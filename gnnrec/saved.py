@@ -11,12 +11,12 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
+from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint, check_state, read_tensors
 from gnnrec.config import ModelConfig, TransferConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.model import Model, ScoreVectors
-from gnnrec.recommender import Catalogue
 from gnnrec.storage import read_json, verify, whole_folder, write_json
 
 if TYPE_CHECKING:

@@ -124,6 +124,12 @@ def _resolve(model: str) -> str:
     """Map a packaged model's name to its folder; other names go to sentence-transformers as is."""
     package = _PACKAGED.get(model)
     if package is None:
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        if (model.startswith((".", "/", "~")) or offline) and not Path(model).expanduser().is_dir():
+            raise ConfigError(
+                f"text model {model!r}: no such folder; give {DEFAULT_TEXT_MODEL}, a folder or a "
+                "hub name"
+            )
         return model
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None  # require_text_extra has looked
@@ -159,7 +165,7 @@ class _Cache:
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
             rows = self._db.execute(
-                f"SELECT key, vector FROM vectors WHERE key IN ({marks})",  # noqa: S608 (only ?)
+                f"SELECT key, vector FROM vectors WHERE key IN ({marks})",
                 part,
             )
             found |= {key: np.frombuffer(blob, dtype=np.float32) for key, blob in rows}

@@ -105,9 +105,7 @@ def fit(
     misses, running = 0, 0.0
     bar = tqdm(total=config.max_steps, desc=label, delay=1, mininterval=1.0)
     for step in range(config.max_steps + 1):
-        if evaluate is not None and (
-            step % config.evaluate_every == 0 or step == config.max_steps
-        ):
+        if evaluate is not None and (step % config.evaluate_every == 0 or step == config.max_steps):
             with torch.no_grad():
                 value = evaluate(model)
             record = {"step": step, "value": value, "loss": running}

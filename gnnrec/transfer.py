@@ -1,4 +1,4 @@
-"""Adapting a pretrained model to a target graph: what is frozen, what is trained, on which edges."""
+"""Adapting a pretrained model to a target graph: what is frozen, what is trained, and on what."""
 
 from __future__ import annotations
 

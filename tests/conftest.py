@@ -39,7 +39,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def transfer_config() -> TransferConfig:
-    return TransferConfig(train=TRAIN)
+    return TransferConfig(calibrate=TRAIN, train=TRAIN)
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-TOML = "[train]\nmax_steps = 6\nevaluate_every = 3\nn_negatives = 20\nbatch_size = 32\n"
+FEW = "max_steps = 6\nevaluate_every = 3\nn_negatives = 20\nbatch_size = 32\n"
+TOML = f"[train]\n{FEW}"
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +113,7 @@ def work(
 ) -> Path:
     """A working folder with a log, settings, and links to the two folders."""
     frame.to_csv(tmp_path / "log.csv", index=False)
-    (tmp_path / "few.toml").write_text(TOML)
+    (tmp_path / "few.toml").write_text(f"{TOML}[calibrate]\n{FEW}")
     (tmp_path / "ck").symlink_to(checkpoint_folder)
     (tmp_path / "rec").symlink_to(saved_folder)
     monkeypatch.chdir(tmp_path)

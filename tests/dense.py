@@ -68,20 +68,24 @@ def centred(text):
     return unit(text - text[present].mean(dim=0)) * present[:, None]
 
 
-def lightgcn(p, matrix, text, n_layers):
+def layers_summed(weights, matrix, items):
     """A^k applied to the stacked (users, items) table, weighted and summed; users start at zero."""
     n_users = len(matrix)
     a = torch.zeros(sum(matrix.shape), sum(matrix.shape), dtype=torch.float64)
     a[:n_users, n_users:], a[n_users:, :n_users] = matrix, matrix.T
     scale = power(a.sum(dim=1), -0.5)
     a = scale[:, None] * a * scale
-    items = text @ p["encoder.input.weight"].T
     layer = torch.cat([torch.zeros(n_users, items.shape[1], dtype=torch.float64), items])
-    out = p["encoder.layer_weights.0"] * layer
-    for number in range(1, n_layers + 1):
+    out = weights[0] * layer
+    for weight in weights[1:]:
         layer = a @ layer
-        out = out + p[f"encoder.layer_weights.{number}"] * layer
+        out = out + weight * layer
     return out[:n_users], out[n_users:]
+
+
+def lightgcn(p, matrix, text, n_layers):
+    weights = [p[f"encoder.layer_weights.{number}"] for number in range(n_layers + 1)]
+    return layers_summed(weights, matrix, text @ p["encoder.input.weight"].T)
 
 
 def graphsage(p, matrix, text, n_layers):
@@ -144,6 +148,8 @@ def scores(p, config, matrix, text):
         users, items = channels[0][1]
         channels = [(0, (users @ p["user_head.weight"].T, items @ p["item_head.weight"].T))]
     channels.append((1, spectral(p, matrix, config.spectral_rank)))
+    if text is not None and "text.layer_weights" in p:
+        channels.append((2, layers_summed(p["text.layer_weights"], matrix, text)))
 
     context = torch.tensor(
         [
@@ -165,7 +171,7 @@ def scores(p, config, matrix, text):
         + p["calibration.context.2.bias"]
     ) * (user_degrees > 0).unsqueeze(1)
 
-    item_slope = p.get("calibration.item_slope", torch.zeros(2, dtype=torch.float64))
+    item_slope = p.get("calibration.item_slope", torch.zeros(3, dtype=torch.float64))
     item_gates = torch.exp(torch.log1p(item_degrees)[:, None] * item_slope)
 
     total = torch.zeros(matrix.shape, dtype=torch.float64)
@@ -177,7 +183,7 @@ def scores(p, config, matrix, text):
         raw = raw - (raw @ share)[:, None]  # the weighted mean over the items, user by user
         variance = (raw.square() @ share)[active].mean()
         scale = 1.0 / torch.sqrt(variance + 1e-8)
-        if "residual.items" in p:
+        if "residual.items" in p and channel < 2:
             start = channel * config.dim
             table = p["residual.gate"] * p["residual.items"][:, start : start + users.shape[1]]
             raw = raw + personal @ table.T

@@ -23,7 +23,7 @@ def test_auto_takes_a_gpu_only_where_there_is_one(monkeypatch):
 
 def test_a_named_device_is_returned_or_refused_in_one_line():
     assert resolve_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="'toaster'.*auto, cpu or cuda") as caught:
+    with pytest.raises(ConfigError, match="toaster.*auto") as caught:
         resolve_device("toaster")
     assert "\n" not in str(caught.value)
 

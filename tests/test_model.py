@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,18 @@ def test_scores_with_residual_ids_equal_the_dense_reference(name):
     with torch.no_grad():
         model.residual.gate.zero_()
     assert not torch.allclose(all_scores(model, x), before, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_score_depends_on_the_signs_of_singular_vectors(name):
+    # Each fold, and the graph that is served, has a spectrum of its own with signs of its own.
+    x, model = graph_input(2), random_model(name, n_target_items=14)
+    before = all_scores(model, x)
+    signs = torch.tensor([1.0, -1.0]).repeat(8)
+    s = x.spectrum
+    x.spectrum = dataclasses.replace(s, user=s.user * signs, item=s.item * signs)
+    x.__dict__.pop("spectral_user_mean", None)
+    torch.testing.assert_close(all_scores(model, x), before, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,7 +175,7 @@ def test_what_each_mode_trains(name):
     assert model.trained_parameters("zero-shot") == []
     assert model.trained_parameters("full") == model.trained_parameters("scratch") == everything
     heads = model.trained_parameters("heads")
-    assert not any(n.startswith(("encoder.", "spectral.")) for n in heads)
+    assert not any(n.startswith(("encoder.", "spectral.", "text.")) for n in heads)
     for prefix in ("user_head.", "item_head.", "bias.", "calibration.", "residual."):
         assert {n for n in everything if n.startswith(prefix)} <= set(heads)
     for n_layers in (1, 2, 3):
@@ -172,7 +186,7 @@ def test_what_each_mode_trains(name):
             for layer in range(4 - n_layers, 4)
             for n in model.encoder.layer_parameters(layer)
         }
-        assert extra == layers | {n for n in everything if n.startswith("spectral.")}
+        assert extra == layers | {n for n in everything if n.startswith(("spectral.", "text."))}
         assert set(heads) <= set(final) and "encoder.input.weight" not in final
         assert final == [n for n in everything if n in final]  # in the model's order
 

@@ -54,6 +54,7 @@ ORDER = [
     "checkpoint",
     "transfer",
     # recommend, evaluate, report
+    "catalogue",
     "recommender",
     "saved",
     "evaluate",

@@ -6,7 +6,6 @@ import torch
 from dense import double_parameters, random_graph, random_model, random_text, scores
 from torch.nn.functional import logsigmoid
 
-from gnnrec import train
 from gnnrec.config import TrainConfig
 from gnnrec.errors import GnnrecError
 from gnnrec.features import GraphInput
@@ -23,7 +22,6 @@ def settings(**changes):
         n_negatives=100,
         batch_size=12,
         learning_rate=0.01,
-        calibration_rate=1.0,
         pull_to_start=0.0,
         max_steps=4,
         evaluate_every=1,
@@ -107,20 +105,6 @@ def test_one_step_equals_a_dense_step_by_hand(name, loss, mode):
         n_checked, n_all = n_checked + int(clear.sum()), n_all + int((g != 0).sum())
         torch.testing.assert_close(after.double()[clear], expected[clear], atol=1e-4, rtol=0)
     assert n_checked >= 0.95 * n_all > 30
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_calibration_has_a_learning_rate_of_its_own(name):
-    moves = {}
-    for factor in (1.0, 5.0):
-        model = random_model(name, 3)
-        before = snapshot(model)
-        run(model, episode_of(), max_steps=1, learning_rate=1e-3, calibration_rate=factor)
-        moves[factor] = {n: (p - before[n]).abs().max() for n, p in snapshot(model).items()}
-    for parameter_name, move in moves[1.0].items():
-        own = 5.0 if parameter_name.startswith(train.CALIBRATING) else 1.0
-        assert float(moves[5.0][parameter_name]) == pytest.approx(own * float(move), rel=1e-3)
-    assert moves[1.0]["calibration.log_weight"] > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

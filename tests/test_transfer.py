@@ -30,9 +30,9 @@ def config(retrain, seed=0, **changes):
         loss="softmax", n_negatives=50, batch_size=32, learning_rate=0.01, pull_to_start=0.01,
         max_steps=20, evaluate_every=5, patience=50, user_balance=0.5,
     )  # fmt: skip
-    return TransferConfig(
-        retrain=retrain, train=TrainConfig(**{**values, **changes}), n_folds=3, seed=seed
-    )
+    train = TrainConfig(**{**values, **changes})
+    calibrate = train.model_copy(update={"max_steps": min(4, train.max_steps), "evaluate_every": 2})
+    return TransferConfig(retrain=retrain, calibrate=calibrate, train=train, n_folds=3, seed=seed)
 
 
 def rows_of(target, seed=0):
@@ -61,7 +61,7 @@ def scores(model, x):
 @pytest.mark.parametrize("retrain", MODES[:-1])
 def test_frozen_parameters_keep_the_checkpoints_bits(retrain, encoder):
     checkpoint = checkpoint_of(encoder)
-    adapted = run(retrain, encoder, fixed_steps=5)
+    adapted = run(retrain, encoder, fixed_steps=(2, 5))
     found = dict(adapted.model.named_parameters())
     for name, value in checkpoint.state.items():
         if name in adapted.trained or name.startswith(FRESH):
@@ -82,7 +82,7 @@ def test_frozen_parameters_keep_the_checkpoints_bits(retrain, encoder):
 
 @pytest.mark.parametrize("retrain", MODES)
 def test_only_a_retrained_model_has_residual_ids(retrain):
-    residual = run(retrain, fixed_steps=2).model.residual
+    residual = run(retrain, fixed_steps=(2, 2)).model.residual
     assert (residual is None) == (retrain == "zero-shot")
     if residual is not None:
         assert len(residual.items) == 30 and residual.items.abs().max() > 0
@@ -90,7 +90,7 @@ def test_only_a_retrained_model_has_residual_ids(retrain):
 
 def test_zero_shot_is_the_checkpoint_with_a_fresh_bias():
     adapted = run("zero-shot")
-    assert adapted.trained == [] and adapted.result.steps == 0
+    assert adapted.trained == [] and adapted.stages == () and adapted.steps == 0
     expected = checkpoint_of().model()
     x = target_of().graph_input(rank=8)
     torch.testing.assert_close(scores(adapted.model, x), scores(expected, x))
@@ -103,7 +103,7 @@ def test_scratch_takes_nothing_but_the_architecture():
     )
     target = target_of()
     models = [
-        adapt(c, target, *rows_of(target), config("scratch"), fixed_steps=3).model
+        adapt(c, target, *rows_of(target), config("scratch"), fixed_steps=(1, 3)).model
         for c in (other, changed)
     ]
     for (name, left), (_, right) in zip(
@@ -111,7 +111,7 @@ def test_scratch_takes_nothing_but_the_architecture():
     ):
         assert torch.equal(left, right), name
     full = [
-        adapt(c, target, *rows_of(target), config("full"), fixed_steps=3).model
+        adapt(c, target, *rows_of(target), config("full"), fixed_steps=(1, 3)).model
         for c in (other, changed)
     ]
     assert not torch.equal(full[0].user_head.weight, full[1].user_head.weight)
@@ -120,16 +120,23 @@ def test_scratch_takes_nothing_but_the_architecture():
 @pytest.mark.parametrize("encoder", ["lightgcn", "graphsage"])
 @pytest.mark.parametrize("retrain", ["heads", "final:1", "full", "scratch"])
 def test_training_does_not_worsen_the_validation_loss(retrain, encoder):
-    result = run(retrain, encoder).result
-    assert result.history[0]["step"] == 0
-    assert result.best_value < result.history[0]["value"]
-    assert result.best_value == min(r["value"] for r in result.history)
+    adapted = run(retrain, encoder)
+    calibrating, training = adapted.stages
+    for stage in adapted.stages:
+        assert stage.history[0]["step"] == 0
+        assert stage.best_value == min(r["value"] for r in stage.history)
+    # The second stage starts where the best of the first was, and both together help.
+    assert training.history[0]["value"] == pytest.approx(calibrating.best_value, abs=1e-5)
+    assert training.best_value < calibrating.history[0]["value"]
+    assert adapted.steps == calibrating.steps + training.steps
+    assert adapted.best_steps == (calibrating.best_step, training.best_step)
 
 
+@pytest.mark.parametrize("steps", [(), (0, 0)])
 @pytest.mark.parametrize("retrain", ["heads", "full"])
-def test_zero_steps_train_nothing(retrain):
-    adapted = run(retrain, fixed_steps=0)
-    assert adapted.result.steps == 0 and adapted.result.history == []
+def test_zero_steps_train_nothing(retrain, steps):
+    adapted = run(retrain, fixed_steps=steps)
+    assert adapted.steps == 0 and adapted.count_parameters()["trained"] == 0
     for name, p in adapted.model.named_parameters():
         if not name.startswith(FRESH):
             assert torch.equal(p, checkpoint_of().state[name])
@@ -142,10 +149,10 @@ def test_fixed_steps_run_exactly_and_ignore_the_validation_rows():
     target = target_of()
     train, validation = rows_of(target)
     results = [
-        adapt(checkpoint_of(), target, train, rows, config("full"), fixed_steps=7)
+        adapt(checkpoint_of(), target, train, rows, config("full"), fixed_steps=(3, 7))
         for rows in (validation, validation[:0])
     ]
-    assert all(r.result.steps == 7 and r.result.history == [] for r in results)
+    assert all([(s.steps, s.history) for s in r.stages] == [(3, []), (7, [])] for r in results)
     for left, right in zip(*(r.model.parameters() for r in results), strict=True):
         assert torch.equal(left, right)
 
@@ -157,11 +164,23 @@ def test_validation_rows_are_not_trained_on():
     moved = Target(target.users.copy(), target.items.copy(), 40, 30, target.item_text)
     moved.items[validation] = (moved.items[validation] + 1) % 30
     models = [
-        adapt(checkpoint_of(), t, train, validation, config("full"), fixed_steps=4).model
+        adapt(checkpoint_of(), t, train, validation, config("full"), fixed_steps=(2, 4)).model
         for t in (target, moved)
     ]
     for left, right in zip(*(m.parameters() for m in models), strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("encoder", ["lightgcn", "graphsage"])
+def test_the_first_stage_moves_the_calibration_alone(encoder):
+    adapted, before = run("full", encoder, fixed_steps=(3, 0)), checkpoint_of(encoder).state
+    found = dict(adapted.model.named_parameters())
+    calibrating = adapted.model.calibrating(list(found))
+    moved = {n for n, p in before.items() if n in found and not torch.equal(found[n], p)}
+    assert {n for n in moved if not n.startswith(FRESH)} <= set(calibrating)
+    assert any(n.startswith("spectral.") for n in moved)
+    assert not any(n.startswith(("user_head.", "item_head.", "residual.")) for n in calibrating)
+    assert adapted.steps == 3
 
 
 @pytest.mark.parametrize("encoder", ["lightgcn", "graphsage"])
@@ -186,7 +205,7 @@ def edge_cases():
 
 
 @pytest.mark.parametrize("case", sorted(edge_cases()))
-@pytest.mark.parametrize("retrain", MODES)
+@pytest.mark.parametrize("retrain", ["zero-shot", "final:1", "scratch"])
 @pytest.mark.parametrize("encoder", ["lightgcn", "graphsage"])
 def test_degenerate_targets_do_not_crash(case, retrain, encoder):
     target = edge_cases()[case]
@@ -194,7 +213,7 @@ def test_degenerate_targets_do_not_crash(case, retrain, encoder):
     rows = np.arange(n)
     for train, validation, steps in (
         (rows, rows[:0], None),
-        (rows, rows[:0], 3),
+        (rows, rows[:0], (1, 3)),
         (rows[: n - 1], rows[n - 1 :], None),
     ):
         adapted = adapt(
@@ -222,5 +241,5 @@ def test_the_log_holds_the_evaluations(tmp_path):
         checkpoint_of(), target, *rows_of(target), config("heads"), log=tmp_path / "log.jsonl"
     )
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
-    assert len(lines) == len(adapted.result.history) == 5
-    assert '"label": "heads"' in lines[0]
+    assert len(lines) == sum(len(stage.history) for stage in adapted.stages) == 3 + 5
+    assert '"label": "heads calibrating"' in lines[0] and '"label": "heads training"' in lines[-1]

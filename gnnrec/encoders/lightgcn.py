@@ -30,9 +30,7 @@ class LightGCN(Encoder):
             # Orthogonal: inner products of the projected texts start as those of the texts.
             nn.init.orthogonal_(self.input.weight)
         start = [1.0, 1.0] + [0.5] * (config.n_layers - 1)
-        self.layer_weights = nn.ParameterList(
-            nn.Parameter(torch.tensor(value)) for value in start
-        )
+        self.layer_weights = nn.ParameterList(nn.Parameter(torch.tensor(value)) for value in start)
 
     def forward(self, x: GraphInput, users: Tensor | None = None) -> Block | None:
         """See `Encoder.forward`; None without text."""

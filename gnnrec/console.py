@@ -1,0 +1,36 @@
+"""Plain-text tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def metric_rows(arms: dict[str, dict[str, float] | None]) -> list[dict[str, Any]]:
+    """One row per arm that has metrics, with the ranking metrics only."""
+    wanted = ("recall@", "ndcg@", "hit@", "mrr@")
+    return [
+        {"arm": arm, **{k: v for k, v in metrics.items() if k.startswith(wanted)}}
+        for arm, metrics in arms.items()
+        if metrics
+    ]
+
+
+def text_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as aligned plain text."""
+    if not rows:
+        return ""
+    names = [str(name) for name in rows[0]]
+    lines = [names, *([cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column == 0 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def cell(value: Any) -> str:  # noqa: ANN401
+    """Return a value as text; floats with four decimals."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
