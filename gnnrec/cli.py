@@ -103,9 +103,6 @@ def _columns(user: str, item: str, timestamp: str, weight: str) -> Columns:
     return Columns(user=user, item=item, timestamp=timestamp, weight=weight)
 
 
-# data
-
-
 @data_app.command("list")
 def data_list(json_: Json = False) -> None:
     """List the registered data sets."""
@@ -222,9 +219,6 @@ def _open(
     return log
 
 
-# pretrain, transfer
-
-
 @app.command()
 def pretrain(
     source: Annotated[list[str], typer.Option(help="NAME or FILE; may be repeated.")],
@@ -334,9 +328,6 @@ def transfer(
         )
     )
     _emit(json_, report)
-
-
-# evaluate, recommend, doctor
 
 
 @app.command()

@@ -51,7 +51,9 @@ def pretrain_command(
         model = overrides.get("model.text_model") or DEFAULT_TEXT_MODEL
         overrides |= {"model.text_model": model, "model.text_dim": TextEncoder(model).dim}
     config = load_config(PretrainConfig, config_file, overrides)
-    checkpoint = pretrain_run(logs, config, name=out.name, device=device)
+    checkpoint = pretrain_run(
+        logs, config, name=out.name, device=device, log_file=_training_log(out)
+    )
     checkpoint.save(out)
     _write_settings(config, out)
     record = checkpoint.training
@@ -100,7 +102,13 @@ def transfer_command(
     if test is not None and test != "none":
         held_out = _read_test(Path(test), log.interactions)
     recommender, report = transfer_run(
-        source, log, config, test=held_out, device=device, ks=cutoffs
+        source,
+        log,
+        config,
+        test=held_out,
+        device=device,
+        ks=cutoffs,
+        log_file=_training_log(out),
     )
     recommender.save(out)
     _write_settings(config, out)
@@ -300,6 +308,17 @@ def _check_out(out: Path, config_file: Path | None) -> None:
 def _write_settings(config: PretrainConfig | TransferConfig, out: Path) -> None:
     with whole_file(_beside(out)) as path:
         write_toml(config, path)
+
+
+def _training_log(out: Path) -> Path:
+    """Return an empty place for the evaluations' JSON lines, beside an output folder."""
+    log = _beside(out).with_suffix(".log.jsonl")
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{log}: cannot write there ({error.strerror})") from error
+    return log
 
 
 def _beside(out: Path) -> Path:

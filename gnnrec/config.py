@@ -41,7 +41,7 @@ class TrainConfig(_Settings):
     )
     max_steps: int = Field(300, ge=1)
     evaluate_every: int = Field(10, ge=1)
-    patience: int = Field(10, ge=1, description="evaluations without a better one before stopping")
+    patience: int = Field(6, ge=1, description="evaluations without a better one before stopping")
     user_balance: float = Field(
         0.5, ge=0, le=1, description="an edge is drawn with weight 1 / user degree to this power"
     )
@@ -59,8 +59,8 @@ class PretrainConfig(_Settings):
     steps_per_episode: int = Field(8, ge=1, description="steps before a new sub-graph is drawn")
     n_validation_episodes: int = Field(10, ge=1)
     min_users: int = Field(500, ge=1)
-    max_users: int = Field(12_000, ge=1)
-    max_edges: int = Field(250_000, ge=10)
+    max_users: int = Field(6_000, ge=1)
+    max_edges: int = Field(100_000, ge=10)
     keep_low: float = Field(0.05, gt=0, lt=1, description="smallest share of edges kept visible")
     keep_high: float = Field(0.8, gt=0, lt=1)
     thinned_share: float = Field(
@@ -113,6 +113,8 @@ def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any
             node = data
             for name in parents:
                 node = node.setdefault(name, {})
+                if not isinstance(node, dict):
+                    raise ConfigError(f"{where}: {name} is {node!r}; expected a table of settings")
             node[leaf] = value
     try:
         return validate(kind, data, where)
@@ -161,7 +163,7 @@ def parse_retrain(text: str) -> tuple[Retrain, int]:
     kind, _, count = text.partition(":")
     if kind == "final" and count.isascii() and count.isdigit() and int(count) > 0:
         return "final", int(count)
-    if not count and kind in ("zero-shot", "heads", "full", "scratch"):
+    if text == kind and kind in ("zero-shot", "heads", "full", "scratch"):
         return kind, 0  # type: ignore[return-value]
     raise ConfigError(
         f"--retrain {text!r} is not known; expected zero-shot, heads, final:K (K >= 1), full or "

@@ -42,7 +42,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
     Two purposes never share a stream, and adding a purpose changes no other stream.
     """
-    text = "/".join([str(seed), *map(str, names)])
+    text = repr((seed, *names))  # quoted, so that ("a", "b") and ("a/b",) differ
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

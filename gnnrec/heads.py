@@ -15,6 +15,7 @@ from gnnrec.encoders.base import Block
 from gnnrec.features import GraphInput
 
 _KNOTS = 9
+_NULL = 1e-3
 
 
 class ItemBias(nn.Module):
@@ -101,6 +102,8 @@ class SpectralChannel(nn.Module):
         left = position.floor().clamp(0, _KNOTS - 2).long()
         share = position - left
         response = self.response[left] * (1.0 - share) + self.response[left + 1] * share
+        # Where sigma is zero the vectors are arbitrary, so no response may let them through.
+        response = response * (s.sigma > _NULL)
         rows = s.user if users is None else s.user.index_select(0, users)
         degrees = x.user_degrees if users is None else x.user_degrees[users]
         scale = x.item_degrees.clamp_min(0.5) ** self.item_exponent * (x.item_degrees > 0)

@@ -24,7 +24,6 @@ from gnnrec.heads import (
 # Popularity, and how far a channel may outweigh it, mean something else in every domain: carried
 # over from one source they did harm on three of three targets, so they start afresh.
 _NEW_ON_TARGET = ("bias.", "calibration.", "residual.")
-_N_RESIDUAL_CHANNELS = 2  # the encoder's and the spectral one
 _CALIBRATING = (
     "calibration.",
     "spectral.",
@@ -74,10 +73,12 @@ class Model(nn.Module):
         self.text = TextChannel() if config.text_dim else None
         self.calibration = ScoreCalibration((0.1, 0.05, 0.2))
         self.bias = ItemBias(config.text_dim)
+        # A LightGCN without text has no vectors that a residual could be added to.
+        has_block = config.encoder != "lightgcn" or config.text_dim > 0
         self.residual = (
-            None
-            if n_target_items is None
-            else ResidualIds(n_target_items, config.dim + config.spectral_rank)
+            ResidualIds(n_target_items, config.dim)
+            if has_block and n_target_items is not None
+            else None
         )
 
     def forward(self, x: GraphInput, users: Tensor | None = None) -> ScoreVectors:
@@ -95,7 +96,6 @@ class Model(nn.Module):
                 f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
             )
         gates, item_gates = self.calibration(x, users), self.calibration.item_weight(x)
-        residual = None if self.residual is None else self.residual(x.graph.n_items)
         reference = x.reference_users
         wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
         rows = torch.cat([wanted, reference])
@@ -106,10 +106,9 @@ class Model(nn.Module):
                 continue
             weighted = replace(block, items=block.items * item_gates[:, channel, None])
             channel_users, channel_items = standardise(weighted, len(reference), x.item_degrees)
-            if residual is not None and channel < _N_RESIDUAL_CHANNELS:
-                start = channel * self.config.dim
-                width = channel_items.shape[1]
-                channel_items = channel_items + residual[:, start : start + width]
+            if channel == 0 and self.residual is not None:
+                # Only here: the other channels' coordinates differ from graph to graph.
+                channel_items = channel_items + self.residual(x.graph.n_items)
             user_parts.append(gates[:, channel, None] * channel_users)
             item_parts.append(channel_items)
         user_parts.append(torch.ones(len(gates), 1, device=x.device))

@@ -125,8 +125,9 @@ def sample_episode(
     excess = keep.sum() / config.max_edges
     if excess > 1:
         keep &= rng.random(len(keep)) < 1.0 / excess
-    if keep.sum() < _MIN_EDGES:
-        keep = np.ones(len(source.users), dtype=bool)  # a small source is taken whole
+    if keep.sum() < _MIN_EDGES:  # too thin a draw: any edges, as many as may be taken
+        keep = np.zeros(len(source.users), dtype=bool)
+        keep[rng.permutation(len(keep))[: config.max_edges]] = True
     users, n_users = _compact(source.users[keep])
     raw_items = np.unique(source.items[keep])
     items, n_items = np.searchsorted(raw_items, source.items[keep]), len(raw_items)

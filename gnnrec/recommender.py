@@ -281,7 +281,10 @@ class Recommender:
             DataError: An id is not in the catalogue.
         """
         log, raw = self._fitted().log, list(items)
-        codes = self._known_items(raw, "similar_items")
+        codes = log.item_codes(raw)
+        if (codes < 0).any():
+            missing = raw[int((codes < 0).argmax())]
+            raise DataError(f"similar_items: item {missing!r} is not in the catalogue")
         unit = torch.nn.functional.normalize(self.vectors.items[:, :-1], dim=1)
         own = sp.csr_array(
             (np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)),
@@ -389,13 +392,6 @@ class Recommender:
             codes = log.item_codes(list(exclude))
             mask[codes[codes >= 0]] = False
         return mask
-
-    def _known_items(self, raw: list[Any], where: str) -> np.ndarray:
-        codes = self.log.item_codes(raw)
-        if (codes < 0).any():
-            missing = raw[int((codes < 0).argmax())]
-            raise DataError(f"{where}: item {missing!r} is not in the catalogue")
-        return codes
 
 
 def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:

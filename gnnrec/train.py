@@ -151,6 +151,8 @@ def fit(
         with torch.no_grad():
             for parameter, kept in zip(chosen, best, strict=True):
                 parameter.copy_(kept)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
     result.seconds = time.perf_counter() - started
     return result
 

@@ -112,7 +112,8 @@ def adapt(
         fixed_steps: Train exactly so many steps in each stage; empty trains nothing.
 
     Returns:
-        The adapted model. Parameters that are not in `trained` have the checkpoint's bits.
+        The adapted model. Parameters that are not in `trained` have the checkpoint's bits, but for
+        those that are new on a target (`Model.load_pretrained`).
     """
     retrain, n_layers = parse_retrain(config.retrain)
     torch.manual_seed(derive_seed(config.seed, "model"))
@@ -135,12 +136,15 @@ def adapt(
         )
     ]
     can_choose = fixed_steps is not None or len(validation) > 0
-    if not trained or not episodes or not can_choose or not any(fixed_steps or (1,)):
+    nothing = fixed_steps is not None and not any(fixed_steps)
+    if not trained or not episodes or not can_choose or nothing:
         return Adapted(model.eval(), trained)
     evaluate: Callable[[Model], float] | None = None
     if fixed_steps is None:
         visible = target.graph_input(train, rank=rank, device=device)
-        held_out = Episode(visible, target.users[validation], target.items[validation])
+        # Shuffled: where there are many, the loss is taken on the first few thousand.
+        rows = numpy_generator(config.seed, "validation").permutation(validation)
+        held_out = Episode(visible, target.users[rows], target.items[rows])
         evaluate = functools.partial(held_out_loss, episode=held_out)
     stages = []
     for number, (settings, names) in enumerate(
@@ -148,6 +152,7 @@ def adapt(
     ):
         if fixed_steps is not None:
             if fixed_steps[number] == 0:
+                stages.append(TrainResult())
                 continue
             settings = settings.model_copy(update={"max_steps": fixed_steps[number]})
         order = numpy_generator(config.seed, "order", number)

@@ -183,10 +183,8 @@ def scores(p, config, matrix, text):
         raw = raw - (raw @ share)[:, None]  # the weighted mean over the items, user by user
         variance = (raw.square() @ share)[active].mean()
         scale = 1.0 / torch.sqrt(variance + 1e-8)
-        if "residual.items" in p and channel < 2:
-            start = channel * config.dim
-            table = p["residual.gate"] * p["residual.items"][:, start : start + users.shape[1]]
-            raw = raw + personal @ table.T
+        if "residual.items" in p and channel == 0:
+            raw = raw + personal @ (p["residual.gate"] * p["residual.items"]).T
         total = total + gates[:, channel, None] * scale * raw
 
     prior = p["bias.log_prior"].expand(matrix.shape[1])

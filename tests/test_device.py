@@ -35,10 +35,11 @@ def test_cuda_without_a_gpu_is_refused():
 
 
 def test_seeds_are_stable_and_independent():
-    digest = hashlib.sha256(b"7/model/3").digest()
+    digest = hashlib.sha256(b"(7, 'model', 3)").digest()
     assert derive_seed(7, "model", 3) == int.from_bytes(digest[:8], "big") // 2
     seeds = [derive_seed(s, n, k) for s in range(5) for n in ("a", "b") for k in range(50)]
     assert len(set(seeds)) == len(seeds) == 500
+    assert derive_seed(0, "a", "b") != derive_seed(0, "a/b")
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 

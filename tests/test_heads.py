@@ -179,5 +179,5 @@ def test_residual_ids_change_no_score_at_first_and_get_a_gradient(encoder):
     assert torch.equal(vectors.users @ vectors.items.T, plain.users @ plain.items.T)
     (vectors.users @ vectors.items.T)[0, 3].backward()
     gradient = model.residual.items.grad
-    assert gradient[3, :5].abs().min() > 0 and gradient[3, 5:13].abs().max() > 0
+    assert gradient[3].abs().min() > 0
     assert gradient[:3].abs().max() == 0 == gradient[4:].abs().max()

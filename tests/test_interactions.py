@@ -298,7 +298,9 @@ def test_tiny_log_and_items() -> None:
     log = read_interactions(TINY / "shop.csv")
     assert (log.n_users, log.n_items, log.n_interactions) == (40, 30, 300)
     texts, titles = read_items(TINY / "items.csv").align(log.item_ids)
-    assert all(texts) and all(text.startswith(title) for text, title in zip(texts, titles, strict=True))
+    assert all(texts) and all(
+        text.startswith(title) for text, title in zip(texts, titles, strict=True)
+    )
 
 
 def test_item_texts_leave_out_numbers_addresses_and_ids() -> None:

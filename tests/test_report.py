@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gnnrec.report import arm_plot, arm_rows, difference_rows, page, paragraph, table, text_table
+from gnnrec.console import text_table
+from gnnrec.report import arm_plot, arm_rows, difference_rows, page, paragraph, table
 
 EVIL = "<script>alert('&')</script>"
 

@@ -1,0 +1,43 @@
+"""On a real log, every trained model ranks better than popularity does."""
+
+import pytest
+import torch
+
+from gnnrec.checkpoint import Checkpoint
+from gnnrec.config import ModelConfig, TrainConfig, TransferConfig
+from gnnrec.errors import DownloadError
+from gnnrec.model import Model
+from gnnrec.runs import popularity_arm, prepare, run_arm
+from gnnrec.sources import open_log
+from gnnrec.stats import paired_bootstrap
+
+
+@pytest.fixture(scope="module")
+def films():
+    try:
+        return open_log("ml-latest-small")
+    except DownloadError as error:
+        pytest.skip(f"ml-latest-small is not to be had: {error}")
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+@pytest.mark.parametrize("encoder", ["lightgcn", "graphsage"])
+def test_a_text_free_model_from_scratch_beats_popularity(films, encoder, loss):
+    size = ModelConfig(encoder=encoder, dim=32, n_layers=2, spectral_rank=32)
+    torch.manual_seed(0)
+    checkpoint = Checkpoint("fresh", size, Model(size).state_dict())
+    short = TrainConfig(loss=loss, max_steps=60, evaluate_every=20, n_negatives=500)
+    settings = TransferConfig(
+        retrain="scratch",
+        calibrate=short.model_copy(update={"learning_rate": 2e-2}),
+        train=short,
+        n_folds=3,
+    )
+    prepared = prepare(films, None, settings)
+    trained, popular = run_arm(prepared, checkpoint, settings), popularity_arm(prepared)
+    assert trained.adapted.steps > 0
+    difference = paired_bootstrap(
+        trained.results.per_user["ndcg@20"], popular.results.per_user["ndcg@20"], 1000
+    )
+    assert difference["low"] > 0
+    assert difference["relative"] > 0.1
