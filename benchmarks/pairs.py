@@ -56,9 +56,7 @@ def pretrained(source: str, encoder: str, device: str) -> Checkpoint:
     """Pretrain with the defaults; kept in runs/ so that two targets share it."""
     folder = Path("runs/pairs") / f"{encoder}.{source}"
     if not folder.is_dir():
-        # Every GraphSAGE layer is a pass over the whole graph with two products per side.
-        size = {"dim": 64, "n_layers": 2} if encoder == "graphsage" else {}
-        model = ModelConfig(encoder=encoder, text_dim=384, text_model=DEFAULT_TEXT_MODEL, **size)
+        model = ModelConfig(encoder=encoder, text_dim=384, text_model=DEFAULT_TEXT_MODEL)
         config = PretrainConfig(model=model)
         pretrain_run([open_log(source)], config, name=folder.name, device=device).save(folder)
     return Checkpoint.load(folder)

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gnnrec.errors import ConfigError
 
@@ -27,6 +27,14 @@ class ModelConfig(_Settings):
     text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
     text_model: str | None = Field(None, description="sentence encoder the text vectors come from")
     spectral_rank: int = Field(64, ge=1, le=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_graphsage(cls, data: Any) -> Any:  # noqa: ANN401 (whatever was given)
+        """Default to a smaller GraphSAGE: each of its layers is two products a side, every step."""
+        if isinstance(data, dict) and data.get("encoder") == "graphsage":
+            return {"dim": 64, "n_layers": 2} | data
+        return data
 
 
 class TrainConfig(_Settings):
