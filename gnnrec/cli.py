@@ -318,6 +318,7 @@ def transfer(
         overrides,
         device,
         tuple(cutoffs),
+        min_weight,
         _say,
     )
     _say(
@@ -338,15 +339,15 @@ def evaluate(
     device: Device = "auto",
     user_column: Annotated[str | None, typer.Option(help="Default: the log's.")] = None,
     item_column: Annotated[str | None, typer.Option(help="Default: the log's.")] = None,
+    weight_column: Annotated[str | None, typer.Option(help="Default: the log's.")] = None,
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
     """Measure a saved recommender on held-out interactions, full ranking."""
     from gnnrec.commands import evaluate_command
 
-    report = evaluate_command(
-        folder, test, tuple(cutoffs), device, user_column, item_column, min_weight, _say
-    )
+    columns = (user_column, item_column, weight_column)
+    report = evaluate_command(folder, test, tuple(cutoffs), device, columns, min_weight, _say)
     _say(text_table(metric_rows({report["arm"]: report["metrics"]})))
     _emit(json_, report)
 

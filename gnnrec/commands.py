@@ -73,6 +73,7 @@ def transfer_command(
     overrides: dict[str, Any],
     device: str,
     cutoffs: tuple[int, ...],
+    min_weight: float | None,
     say: Say,
 ) -> dict[str, Any]:
     """Adapt, save the recommender, and return the report."""
@@ -100,7 +101,7 @@ def transfer_command(
         )
     held_out: str | Interactions | None = test
     if test is not None and test != "none":
-        held_out = _read_test(Path(test), log.interactions)
+        held_out = _read_test(Path(test), log.interactions, min_weight=min_weight)
     recommender, report = transfer_run(
         source,
         log,
@@ -128,14 +129,13 @@ def evaluate_command(
     test: Path,
     cutoffs: tuple[int, ...],
     device: str,
-    user_column: str | None,
-    item_column: str | None,
+    columns: tuple[str | None, str | None, str | None],
     min_weight: float | None,
     say: Say,
 ) -> dict[str, Any]:
-    """Measure a saved recommender and return the report."""
+    """Measure a saved recommender; columns (user, item, weight) default to its log's."""
     recommender = Recommender.load(folder, device)
-    held_out = _read_test(test, recommender.log, user_column, item_column, min_weight)
+    held_out = _read_test(test, recommender.log, *columns, min_weight=min_weight)
     report = evaluate_run(recommender, held_out, cutoffs)
     if report["n_test_already_in_log"]:
         say(f"note: {report['n_test_already_in_log']} test pairs are in the log; left out")
@@ -264,13 +264,14 @@ def _read_test(
     log: Interactions,
     user_column: str | None = None,
     item_column: str | None = None,
+    weight_column: str | None = None,
     min_weight: float | None = None,
 ) -> Interactions:
     """Read held-out interactions; of a log's columns only the ids (and the weight) matter."""
     columns = Columns(
         user=user_column or log.columns.user,
         item=item_column or log.columns.item,
-        weight=log.columns.weight,
+        weight=weight_column or log.columns.weight,
     )
     if min_weight is None:
         frame = read_table(path)
