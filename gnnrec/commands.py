@@ -14,7 +14,7 @@ from gnnrec.config import PretrainConfig, TransferConfig, load_config, parse_ret
 from gnnrec.device import resolve_device
 from gnnrec.errors import CheckpointError, ConfigError, DataError
 from gnnrec.ids import normalise_ids
-from gnnrec.interactions import Columns, Interactions, read_interactions
+from gnnrec.interactions import Columns, Interactions
 from gnnrec.recommender import Recommender
 from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
 from gnnrec.sources import Log
@@ -101,7 +101,9 @@ def transfer_command(
         )
     held_out: str | Interactions | None = test
     if test is not None and test != "none":
-        held_out = _read_test(Path(test), log.interactions, min_weight=min_weight)
+        held_out = _read_test(
+            Path(test), log.interactions, min_weight=min_weight, weight_may_lack=True
+        )
     recommender, report = transfer_run(
         source,
         log,
@@ -265,23 +267,25 @@ def _read_test(
     user_column: str | None = None,
     item_column: str | None = None,
     weight_column: str | None = None,
+    *,
     min_weight: float | None = None,
+    weight_may_lack: bool = False,
 ) -> Interactions:
-    """Read held-out interactions; of a log's columns only the ids (and the weight) matter."""
+    """Read held-out interactions; of a log's columns only the ids, and the weight, matter."""
     columns = Columns(
         user=user_column or log.columns.user,
         item=item_column or log.columns.item,
         weight=weight_column or log.columns.weight,
     )
-    if min_weight is None:
-        frame = read_table(path)
-        keep = [name for name in (columns.user, columns.item) if name in frame.columns]
-        if len(keep) == 2:
-            attributes = dict(frame.attrs)
-            frame = frame[keep]
-            frame.attrs.update(attributes)
-        return Interactions.from_frame(frame, columns, None, str(path))
-    return read_interactions(path, columns, min_weight)
+    frame = read_table(path)
+    if weight_may_lack and columns.weight not in frame.columns:
+        min_weight = None  # a test part that was narrowed before has no weights to narrow by
+    wanted = [columns.user, columns.item, *([] if min_weight is None else [columns.weight])]
+    if set(wanted) <= set(frame.columns):
+        attributes = dict(frame.attrs)
+        frame = frame[wanted]
+        frame.attrs.update(attributes)
+    return Interactions.from_frame(frame, columns, min_weight, str(path))
 
 
 def _typed(users: list[str] | None, log: Interactions) -> list[Any] | None:
