@@ -2,6 +2,7 @@
 
     python benchmarks/pairs.py                     # all pairs below
     python benchmarks/pairs.py --pair ml-1m:ml-100k:lightgcn
+    python benchmarks/pairs.py --table             # Markdown of the rows that are there
 
 One CSV per pair under benchmarks/results/, written when its five seeds are done; a pair whose file
 is there is skipped (delete it to run it again). Progress on stderr, the table on stdout.
@@ -100,11 +101,39 @@ def flat(
     }
 
 
+def markdown() -> str:
+    """The table of the README, from the committed rows."""
+    lines = [
+        "| source -> target | encoder | popularity | from scratch | zero-shot | `final:1` "
+        "| `final:1` to popularity | `final:1` to scratch |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for source, target, encoder in PAIRS:
+        path = RESULTS / f"pair.{source}.{target}.{encoder}.csv"
+        with path.open(encoding="utf-8") as file:
+            rows = {row["arm"]: row for row in csv.DictReader(file)}
+        values = [f"{float(rows[a]['ndcg@20']):.4f}" for a in ("popularity", *ARMS)]
+        gains = []
+        for other in ("popularity", "scratch"):
+            mid, low, high = (
+                100 * float(rows["final:1"][f"relative{end}_to_{other}"])
+                for end in ("", "_low", "_high")
+            )
+            gains.append(f"{mid:+.1f} % [{low:+.1f}, {high:+.1f}]")
+        lines.append(f"| {source} -> {target} | {encoder} | {' | '.join(values + gains)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Run the asked pairs."""
+    """Run the asked pairs, or print the table of those that are done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pair", action="append", help="SOURCE:TARGET:ENCODER")
-    asked = parser.parse_args().pair
+    parser.add_argument("--table", action="store_true", help="print the README's table")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(markdown())
+        return
+    asked = arguments.pair
     pairs = [tuple(p.split(":")) for p in asked] if asked else PAIRS
     device = str(resolve_device())
     RESULTS.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from gnnrec.checkpoint import Checkpoint, versions
 from gnnrec.config import PretrainConfig, TransferConfig, parse_retrain
 from gnnrec.device import peak_memory_bytes, resolve_device
 from gnnrec.errors import ConfigError, DataError
-from gnnrec.evaluate import Results, evaluate_vectors
+from gnnrec.evaluate import Results, evaluate_vectors, plain
 from gnnrec.interactions import Interactions, read_interactions
 from gnnrec.model import Model
 from gnnrec.pretrain import Source, pretrain
@@ -284,6 +284,7 @@ def transfer_run(
         report["by_user_activity"] = arm.results.by_user_activity
         report["by_item_popularity"] = arm.results.by_item_popularity
         report["popularity_metrics"] = popularity_arm(prepared, ks).results.metrics
+    report = plain(report)
     recommender.record |= {"report": report}
     return recommender, report
 

@@ -1,0 +1,34 @@
+"""No figure in the README without a committed row."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def table() -> str:
+    spec = importlib.util.spec_from_file_location("pairs", ROOT / "benchmarks" / "pairs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.markdown()
+
+
+def test_the_results_table_is_the_committed_rows():
+    assert table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_measured_figure_in_the_text_is_in_the_table():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = table()
+    outside = text.replace(rows, "")
+    figures = re.findall(r"0\.\d{4}|[+-]\d+\.\d %|\[[+-][\d.]+, [+-][\d.]+\]", outside)
+    assert figures, "the first screen shows a real result"
+    assert [figure for figure in figures if figure not in rows] == []
+
+
+def test_the_commands_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^    make (\w+)", text, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
