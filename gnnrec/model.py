@@ -65,16 +65,19 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = build_encoder(config)
-        self.user_head = nn.Linear(config.dim, config.dim, bias=False)
-        self.item_head = nn.Linear(config.dim, config.dim, bias=False)
+        # A LightGCN without text has no vectors: nothing for heads or residual ids to act on.
+        has_block = config.encoder != "lightgcn" or config.text_dim > 0
+        self.user_head, self.item_head = (
+            nn.Linear(config.dim, config.dim, bias=False) if has_block else nn.Identity()
+            for _ in range(2)
+        )
         for head in (self.user_head, self.item_head):
-            nn.init.eye_(head.weight)  # heads start as no change
+            if isinstance(head, nn.Linear):
+                nn.init.eye_(head.weight)  # heads start as no change
         self.spectral = SpectralChannel()
         self.text = TextChannel() if config.text_dim else None
         self.calibration = ScoreCalibration((0.1, 0.05, 0.2))
         self.bias = ItemBias(config.text_dim)
-        # A LightGCN without text has no vectors that a residual could be added to.
-        has_block = config.encoder != "lightgcn" or config.text_dim > 0
         self.residual = (
             ResidualIds(n_target_items, config.dim)
             if has_block and n_target_items is not None

@@ -73,7 +73,7 @@ def test_configuration_that_is_none(folder, model):
 
 
 def test_shape_other_than_configured(folder, checkpoint):
-    edit_json(folder, model=checkpoint.config.model_dump() | {"dim": 16})
+    edit_json(folder, model=checkpoint.config.model_dump() | {"n_layers": 5})
     with pytest.raises(CheckpointError, match="its configuration implies"):
         Checkpoint.load(folder)
 
