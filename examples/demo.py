@@ -117,7 +117,7 @@ def main() -> None:
             paragraph(
                 f"{kept}, {len(SEEDS)} seeds, {rows[0]['n_test_users']} test users, full ranking. "
                 f"{shared['share_of_items']:.0%} of the target's films are in the source too: a "
-                "near domain. All trained arms share the loss, the settings and the budget of steps."
+                "near domain. All trained arms share the loss, the settings and the step budget."
             ),
             arm_plot(rows),
             table("Arms on the untouched test part", arm_rows(rows)),
