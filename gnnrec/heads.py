@@ -47,7 +47,7 @@ class ScoreCalibration(nn.Module):
     """Per-user weight of each channel: exp(a_c + b_c log(1 + d_u) + small network(context)).
 
     How far each channel may outweigh popularity depends on how much is known of the user and on
-    the density of the graph; this dependence is learned over many source graphs and transfers.
+    the density of the graph. It starts afresh on a target: one source's does not suit a far one.
     Users without a visible interaction get zero: nothing personal is known of them.
     """
 

@@ -22,7 +22,7 @@ from gnnrec.heads import (
 )
 
 # Popularity, and how far a channel may outweigh it, mean something else in every domain: carried
-# over from one source they did harm on three of three targets, so they start afresh.
+# over from one source they did harm on far targets, so they start afresh.
 _NEW_ON_TARGET = ("bias.", "calibration.", "residual.")
 _CALIBRATING = (
     "calibration.",

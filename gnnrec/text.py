@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import os
 import sqlite3
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,14 +42,12 @@ class TextEncoder:
         self.model = model
         self.device = device
         self._encoder: SentenceTransformer | None = None
-        self.seconds = 0.0
 
     def encode(self, texts: Sequence[str], progress: bool = True) -> np.ndarray:
         """Return (len(texts), dim) float32 unit vectors; an empty text gets a zero row.
 
         Cost: a transformer forward pass per text that the cache does not hold.
         """
-        started = time.perf_counter()
         keys = [self._key(text) for text in texts]
         wanted = {key: text for key, text in zip(keys, texts, strict=True) if text}
         with _Cache() as cache:
@@ -70,7 +67,6 @@ class TextEncoder:
         for row, (key, text) in enumerate(zip(keys, texts, strict=True)):
             if text:
                 out[row] = known[key]
-        self.seconds += time.perf_counter() - started
         return out
 
     @property
