@@ -1,0 +1,94 @@
+"""What every measuring script shares: the machine as fields, repeated timing, rows in and out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnnrec.checkpoint import versions
+from gnnrec.console import text_table
+from gnnrec.storage import whole_file
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def hardware() -> str:
+    """Processor and cores, as one field."""
+    name = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def machine() -> dict[str, str]:
+    """The fields that every committed row ends with."""
+    return {
+        "hardware": hardware(),
+        "versions": " ".join(f"{k}={v}" for k, v in versions().items()),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def timed(
+    ways: dict[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1
+) -> dict[str, dict[str, float]]:
+    """Time several ways in turn, so that a slow moment of the machine meets all of them.
+
+    Args:
+        ways: Name -> what to time.
+        repeats: Rounds; every way runs once in each.
+        warm_up: Rounds before these that are not counted.
+
+    Returns:
+        Name -> {"min", "median", "max"} in seconds.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(warm_up + repeats):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {
+        name: {"min": min(v), "median": statistics.median(v), "max": max(v)}
+        for name, v in seconds.items()
+    }
+
+
+def report(rows: list[dict[str, Any]], name: str, as_json: bool, write: bool = True) -> None:
+    """Write rows to benchmarks/results/NAME.csv and show them, as one JSON object or a table.
+
+    Args:
+        rows: Every row has the same keys; the machine's fields are added here.
+        name: Of the benchmark.
+        as_json: Print one JSON object on stdout instead of a table.
+        write: False leaves the committed rows as they are (a quick run on a smaller size).
+    """
+    full = [row | machine() for row in rows]
+    if write:
+        RESULTS.mkdir(exist_ok=True)
+        with (
+            whole_file(RESULTS / f"{name}.csv") as path,
+            path.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=list(full[0]))
+            writer.writeheader()
+            writer.writerows(full)
+    if as_json:
+        json.dump({"benchmark": name, "rows": full}, sys.stdout, indent=1)
+        print()
+    else:
+        print(text_table(rows))
