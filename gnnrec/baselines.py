@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gnnrec.features import GraphInput
-from gnnrec.model import ScoreVectors
+from gnnrec.scores import ScoreVectors
 
 
 class Popularity(nn.Module):

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gnnrec.config import ModelConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.features import GraphInput
+from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
-from gnnrec.model import Model, ScoreVectors
+from gnnrec.model import Model, build_model
 from gnnrec.storage import read_json, verify, whole_folder, write_json
 
 FORMAT = 1
@@ -43,9 +44,11 @@ class Checkpoint:
     state: dict[str, Tensor]
     training: dict[str, Any] = field(default_factory=dict)
 
-    def model(self, n_target_items: int | None = None, *, pretrained: bool = True) -> Model:
+    def model(
+        self, n_target_items: int | None = None, *, pretrained: bool = True
+    ) -> Model | GraphFilter:
         """Build the model; fresh parameters come from torch's global generator."""
-        model = Model(self.config, n_target_items)
+        model = build_model(self.config, n_target_items)
         if pretrained:
             model.load_pretrained(self.state)
         return model
@@ -100,7 +103,7 @@ class Checkpoint:
             read_json(folder / "training.json"),
         )
         with torch.device("meta"):  # shapes only: a lying size must not allocate
-            skeleton = Model(model_config)
+            skeleton = build_model(model_config)
         check_state(skeleton, checkpoint.state, folder)
         golden = read_tensors(folder / "golden.safetensors").get("scores")
         found = checkpoint._golden_scores()
@@ -119,7 +122,7 @@ class Checkpoint:
 
         Scores and not vectors: the sign of a singular vector is free.
         """
-        model = Model(self.config)
+        model = build_model(self.config)
         model.load_state_dict(self.state)
         rng = np.random.default_rng(20_170_607)
         users = rng.integers(0, _GOLDEN_USERS, 60)
@@ -132,8 +135,8 @@ class Checkpoint:
             )
         x = GraphInput(graph, text, spectral_rank=self.config.spectral_rank)
         with torch.no_grad():
-            vectors: ScoreVectors = model(x)
-        return vectors.users @ vectors.items.T
+            scores: Tensor = model(x).rows(0, _GOLDEN_USERS)
+        return scores
 
     def card(self) -> str:
         """Return the README: what it is, what it was trained on, how to use it."""
@@ -165,7 +168,7 @@ class Checkpoint:
         return "\n".join(lines)
 
 
-def check_state(model: Model, state: dict[str, Tensor], where: Path) -> None:
+def check_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
     """Compare tensor names and shapes with what the configuration implies.
 
     Raises:

@@ -223,7 +223,9 @@ def _open(
 def pretrain(
     source: Annotated[list[str], typer.Option(help="NAME or FILE; may be repeated.")],
     out: Out,
-    encoder: Annotated[str | None, typer.Option(help="lightgcn or graphsage.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="lightgcn, graphsage or graph-filter.")
+    ] = None,
     items: Annotated[
         list[Path] | None, typer.Option(help="Items files of the FILE sources, in their order.")
     ] = None,

@@ -38,7 +38,9 @@ def pretrain_command(
 ) -> dict[str, Any]:
     """Pretrain, save the checkpoint, and return its training record."""
     _check_out(out, config_file)
-    load_config(PretrainConfig, config_file, overrides)  # before the sources are read
+    first = load_config(PretrainConfig, config_file, overrides)  # before the sources are read
+    if first.model.encoder == "graph-filter" and text is None:
+        text = False  # it reads interactions alone
     resolve_device(device)
     logs = open_sources()
     have_text = all(log.items is not None and any(log.items.texts) for log in logs)
@@ -57,9 +59,12 @@ def pretrain_command(
     checkpoint.save(out)
     _write_settings(config, out)
     record = checkpoint.training
+    measure = f"validation loss {record['best_value']:.4f}"
+    if config.model.encoder == "graph-filter":
+        measure = f"validation NDCG@20 {-record['best_value']:.4f}"
     say(
         f"{config.model.encoder}, {'text' if text else 'text-free'}: {record['steps']} steps, "
-        f"validation loss {record['best_value']:.4f}, {record['seconds']['total']:.0f} s -> {out}"
+        f"{measure}, {record['seconds']['total']:.0f} s -> {out}"
     )
     return {"checkpoint": str(out), **record}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,7 +21,7 @@ class _Settings(BaseModel):
 class ModelConfig(_Settings):
     """The architecture: what a checkpoint's config.json holds."""
 
-    encoder: Literal["lightgcn", "graphsage"] = "lightgcn"
+    encoder: Literal["lightgcn", "graphsage", "graph-filter"] = "lightgcn"
     dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
     text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
@@ -34,7 +34,15 @@ class ModelConfig(_Settings):
         """Default to a smaller GraphSAGE: each of its layers is two products a side, every step."""
         if isinstance(data, dict) and data.get("encoder") == "graphsage":
             return {"dim": 64, "n_layers": 2} | data
+        if isinstance(data, dict) and data.get("encoder") == "graph-filter":
+            return {"n_layers": 1, "spectral_rank": 128} | data
         return data
+
+    @model_validator(mode="after")
+    def _filter_reads_no_text(self) -> ModelConfig:
+        if self.encoder == "graph-filter" and self.text_dim:
+            raise ValueError("a graph-filter reads no text; expected text_dim 0")
+        return self
 
 
 class TrainConfig(_Settings):
@@ -52,6 +60,12 @@ class TrainConfig(_Settings):
     patience: int = Field(6, ge=1, description="evaluations without a better one before stopping")
     user_balance: float = Field(
         0.5, ge=0, le=1, description="an edge is drawn with weight 1 / user degree to this power"
+    )
+    fan_out: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="graphsage: neighbours drawn per node, the layer nearest to the batch first; "
+        "none propagates over the whole graph at every step",
     )
 
 
@@ -74,6 +88,9 @@ class PretrainConfig(_Settings):
     thinned_share: float = Field(
         0.8, ge=0, le=1, description="share of episodes whose item popularity is re-drawn"
     )
+    search_evaluations: int = Field(
+        40, ge=0, description="graph-filter: settings tried on held-out interactions"
+    )
     seed: int = 0
 
 
@@ -90,6 +107,9 @@ class TransferConfig(_Settings):
     split: Literal["ratio", "time"] = "ratio"
     fraction: float = Field(1.0, gt=0, le=1, description="share of training interactions kept")
     validation: float = Field(0.1, gt=0, lt=1)
+    search_evaluations: int = Field(
+        40, ge=0, description="graph-filter: settings tried on validation interactions"
+    )
     split_seed: int = 0
     seed: int = 0
 
@@ -160,6 +180,26 @@ def write_toml(config: _Settings, path: Path) -> None:
     import tomli_w
 
     path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
+
+
+def check_fan_out(model: ModelConfig, train: TrainConfig) -> None:
+    """Check that the architecture can be trained with `train.fan_out`.
+
+    Raises:
+        ConfigError: It is not one number a layer, or the encoder samples nothing.
+    """
+    if train.fan_out is None:
+        return
+    if model.encoder != "graphsage":
+        raise ConfigError(
+            f"train.fan_out is {list(train.fan_out)} and the encoder is {model.encoder}, which "
+            "samples no neighbours; expected no fan_out, or the graphsage encoder"
+        )
+    if len(train.fan_out) != model.n_layers:
+        raise ConfigError(
+            f"train.fan_out is {list(train.fan_out)}; expected {model.n_layers} numbers, one for "
+            "each layer of the model"
+        )
 
 
 def parse_retrain(text: str) -> tuple[Retrain, int]:

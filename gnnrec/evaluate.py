@@ -1,4 +1,4 @@
-"""Full-ranking evaluation of score vectors on held-out interactions."""
+"""Full-ranking evaluation of scores on held-out interactions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from torch import Tensor
 
 from gnnrec.metrics import (
     beyond_accuracy,
@@ -17,7 +16,7 @@ from gnnrec.metrics import (
     per_user_metrics,
     summarise,
 )
-from gnnrec.rank import top_k
+from gnnrec.scores import ScoreVectors
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,8 @@ class Results:
     by_item_popularity: list[dict[str, Any]]
 
 
-def evaluate_vectors(
-    user_vectors: Tensor,
-    item_vectors: Tensor,
+def evaluate_scores(
+    scores: ScoreVectors,
     seen: sp.csr_array,
     test_users: np.ndarray,
     test_items: np.ndarray,
@@ -51,8 +49,7 @@ def evaluate_vectors(
     """Rank the whole catalogue for every test user and measure.
 
     Args:
-        user_vectors: (n_users, d) float32.
-        item_vectors: (n_items, d) float32.
+        scores: Of all n_users users.
         seen: (n_users, n_items) CSR of the interactions the model could see; they are not ranked.
         test_users: (n_test,) int64 codes below n_users.
         test_items: (n_test,) int64 codes; codes of n_items or above are items outside the
@@ -71,7 +68,7 @@ def evaluate_vectors(
     )
     relevant.sum_duplicates()
     index = np.asarray(users)
-    _, top = top_k(user_vectors[index], item_vectors, max(ks), seen=sp.csr_array(seen[index]))
+    _, top = scores.of(index).top_k(max(ks), seen=sp.csr_array(seen[index]))
     per_user = per_user_metrics(top, relevant, ks)
     item_degrees = np.bincount(seen.indices, minlength=width).astype(np.int64)
     user_degrees = np.diff(seen.indptr)[index]

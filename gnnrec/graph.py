@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import networkx as nx
     from torch_geometric.data import HeteroData
 
+_PIECE = 2**22
+
 
 class BipartiteGraph:
     """Users on one side, items on the other, one edge per distinct interaction.
@@ -66,7 +68,12 @@ class BipartiteGraph:
     @cached_property
     def item_degrees(self) -> np.ndarray:
         """(n_items,) int64: distinct users per item."""
-        return np.bincount(self.user_items.indices, minlength=self.n_items).astype(np.int64)
+        items, degrees = self.user_items.indices, np.zeros(self.n_items, dtype=np.int64)
+        # In pieces: bincount copies its input to int64.
+        step = max(self.n_items, _PIECE)
+        for start in range(0, len(items), step):
+            degrees += np.bincount(items[start : start + step], minlength=self.n_items)
+        return degrees
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (users, items), each (n_edges,) int64, sorted by user, then item."""
@@ -80,7 +87,15 @@ class BipartiteGraph:
         Its singular values lie in [0, 1] on every graph, which is what makes a spectral response
         learned on one graph applicable to another.
         """
-        return self._scaled(_power(self.user_degrees, -0.5), _power(self.item_degrees, -0.5))
+        return self.by_degree(-0.5, -0.5)
+
+    def by_degree(self, user_exponent: float, item_exponent: float) -> sp.csr_array:
+        """D_u^user_exponent R D_i^item_exponent, float32 (n_users, n_items).
+
+        Rows and columns of isolated nodes are zero.
+        """
+        users, items = self.user_degrees, self.item_degrees
+        return self._scaled(_power(users, user_exponent), _power(items, item_exponent))
 
     @cached_property
     def user_mean(self) -> sp.csr_array:
@@ -93,12 +108,12 @@ class BipartiteGraph:
         return sp.csr_array(self._scaled(None, _power(self.item_degrees, -1.0)).T.tocsr())
 
     def _scaled(self, rows: np.ndarray | None, columns: np.ndarray | None) -> sp.csr_array:
-        scaled = self.user_items.copy()
+        """diag(rows) R diag(columns); its index arrays are those of `user_items`."""
+        matrix = self.user_items
+        data = matrix.data.copy() if columns is None else columns[matrix.indices]
         if rows is not None:
-            scaled.data *= np.repeat(rows, self.user_degrees)
-        if columns is not None:
-            scaled.data *= columns[scaled.indices]
-        return scaled
+            data *= np.repeat(rows, self.user_degrees)
+        return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
     # Views. Their libraries load only here: most users never ask for them.
 
@@ -135,7 +150,10 @@ class BipartiteGraph:
         view gives the same number and needs about a kilobyte per edge.
         """
         n = self.n_users + self.n_items
-        adjacency = sp.block_array([[None, self.user_items], [self.user_items.T, None]])
+        matrix = self.user_items
+        # Items' rows are empty: one direction of each edge is enough for components.
+        starts = np.append(matrix.indptr, np.full(self.n_items, self.n_edges, matrix.indptr.dtype))
+        adjacency = sp.csr_array((matrix.data, matrix.indices + self.n_users, starts), shape=(n, n))
         n_components, labels = sp.csgraph.connected_components(adjacency, directed=False)
         cells = self.n_users * self.n_items
         return {

@@ -34,13 +34,14 @@ class ItemBias(nn.Module):
         if self.text is not None:
             nn.init.zeros_(self.text.weight)
 
-    def forward(self, x: GraphInput) -> Tensor:
-        """Return (n_items,)."""
-        prior = self.log_prior.expand(x.graph.n_items)
+    def forward(self, x: GraphInput, items: Tensor | None = None) -> Tensor:
+        """Return (n_items,), or the biases of the given items."""
+        degrees = picked(x.item_degrees, items)
+        prior = self.log_prior.expand(len(degrees))
         if self.text is not None and x.text is not None:
             # Text rows have length one; 4 gives the weights of a 384-d vector a useful reach.
-            prior = prior + 4.0 * self.text(x.text)[:, 0]
-        return self.slope * torch.log(x.item_degrees + prior.clamp(-8.0, 6.0).exp())
+            prior = prior + 4.0 * self.text(picked(x.text, items))[:, 0]
+        return self.slope * torch.log(degrees + prior.clamp(-8.0, 6.0).exp())
 
 
 class ScoreCalibration(nn.Module):
@@ -71,13 +72,14 @@ class ScoreCalibration(nn.Module):
         weight: Tensor = log_weight.exp() * (degree > 0)
         return weight
 
-    def item_weight(self, x: GraphInput) -> Tensor:
+    def item_weight(self, x: GraphInput, items: Tensor | None = None) -> Tensor:
         """Return (n_items, n_channels): (1 + d_i) to a learned power per channel.
 
         What a channel says of an item that many users already chose can count less, or more, than
-        what it says of a rare one.
+        what it says of a rare one. With `items`, the rows of these alone.
         """
-        weight: Tensor = (torch.log1p(x.item_degrees)[:, None] * self.item_slope).exp()
+        degrees = picked(x.item_degrees, items)
+        weight: Tensor = (torch.log1p(degrees)[:, None] * self.item_slope).exp()
         return weight
 
 
@@ -95,8 +97,10 @@ class SpectralChannel(nn.Module):
         self.response = nn.Parameter(torch.linspace(0.0, 1.0, _KNOTS))
         self.item_exponent = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, x: GraphInput, users: Tensor | None = None) -> Block:
-        """See `Block`; the rows of isolated nodes are zero."""
+    def forward(
+        self, x: GraphInput, users: Tensor | None = None, items: Tensor | None = None
+    ) -> Block:
+        """See `Block`; the rows of isolated nodes are zero. None stands for all of a side."""
         s = x.spectrum
         position = s.sigma * (_KNOTS - 1)
         left = position.floor().clamp(0, _KNOTS - 2).long()
@@ -104,12 +108,11 @@ class SpectralChannel(nn.Module):
         response = self.response[left] * (1.0 - share) + self.response[left + 1] * share
         # Where sigma is zero the vectors are arbitrary, so no response may let them through.
         response = response * (s.sigma > _NULL)
-        rows = s.user if users is None else s.user.index_select(0, users)
-        degrees = x.user_degrees if users is None else x.user_degrees[users]
-        scale = x.item_degrees.clamp_min(0.5) ** self.item_exponent * (x.item_degrees > 0)
+        degrees = picked(x.item_degrees, items)
+        scale = degrees.clamp_min(0.5) ** self.item_exponent * (degrees > 0)
         return Block(
-            rows * response * degrees.sqrt()[:, None],
-            s.item * scale[:, None],
+            picked(s.user, users) * response * picked(x.user_degrees, users).sqrt()[:, None],
+            picked(s.item, items) * scale[:, None],
             x.spectral_user_mean * response,
         )
 
@@ -125,14 +128,16 @@ class TextChannel(nn.Module):
         super().__init__()
         self.layer_weights = nn.Parameter(torch.tensor([1.0, 1.0, 0.5, 0.5]))
 
-    def forward(self, x: GraphInput, users: Tensor | None = None) -> Block | None:
-        """See `Block`; None without text."""
+    def forward(
+        self, x: GraphInput, users: Tensor | None = None, items: Tensor | None = None
+    ) -> Block | None:
+        """See `Block`; None without text. None stands for all of a side."""
         if x.text is None:
             return None
         tables = x.propagated_components(len(self.layer_weights) - 1)
         user_tables, item_tables, mean_user = tables
-        if users is not None:
-            user_tables = [t if t is None else t.index_select(0, users) for t in user_tables]
+        user_tables = [t if t is None else picked(t, users) for t in user_tables]
+        item_tables = [t if t is None else picked(t, items) for t in item_tables]
         return Block(self._sum(user_tables), self._sum(item_tables), self._sum(mean_user))
 
     def _sum(self, tables: list[Tensor | None]) -> Tensor:
@@ -153,10 +158,18 @@ class ResidualIds(nn.Module):
         self.items = nn.Parameter(torch.zeros(n_items, dim))
         self.gate = nn.Parameter(torch.tensor(1.0))
 
-    def forward(self, n_items: int) -> Tensor:
-        """Return (n_items, dim); items beyond the table, which arrived later, are zero."""
+    def forward(self, n_items: int, items: Tensor | None = None) -> Tensor:
+        """Return (n_items, dim), or the given items' rows.
+
+        Items beyond the table, which arrived later, are zero.
+        """
         extra = n_items - len(self.items)
-        return self.gate * nn.functional.pad(self.items, (0, 0, 0, extra))
+        return self.gate * picked(nn.functional.pad(self.items, (0, 0, 0, extra)), items)
+
+
+def picked(table: Tensor, rows: Tensor | None) -> Tensor:
+    """Return the given rows; None stands for all."""
+    return table if rows is None else table.index_select(0, rows)
 
 
 def standardise(block: Block, n_reference: int, item_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +186,7 @@ def standardise(block: Block, n_reference: int, item_weights: Tensor) -> tuple[T
             part of a score is the same for all users, so it is popularity by another name, and
             popularity belongs to `ItemBias`.
         n_reference: How many.
-        item_weights: (n_items,) non-negative, any scale.
+        item_weights: (n_items,) non-negative, any scale; zero where an item is not to count.
 
     Returns:
         The scaled users without the reference, and the items less their weighted mean, which

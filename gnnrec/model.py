@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from gnnrec.encoders import build_encoder
 from gnnrec.encoders.base import Block
 from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
+from gnnrec.filters import GraphFilter
 from gnnrec.heads import (
     ItemBias,
     ResidualIds,
@@ -20,6 +21,8 @@ from gnnrec.heads import (
     TextChannel,
     standardise,
 )
+from gnnrec.neighbours import Blocks
+from gnnrec.scores import ScoreVectors
 
 # Popularity, and how far a channel may outweigh it, mean something else in every domain: carried
 # over from one source they did harm on far targets, so they start afresh.
@@ -33,21 +36,6 @@ _CALIBRATING = (
     "encoder.layer_weights.",
 )
 _HEADS = ("user_head.", "item_head.", "bias.", "calibration.", "residual.")
-
-
-@dataclass(frozen=True)
-class ScoreVectors:
-    """score(u, i) = users[u] . items[i]; (n_users, d) and (n_items, d) float32.
-
-    The last column of `items` is the item bias and that of `users` is one.
-    """
-
-    users: Tensor
-    items: Tensor
-
-    def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return (len(users), len(items)) scores of all pairs."""
-        return self.users[users] @ self.items[items].T
 
 
 class Model(nn.Module):
@@ -84,12 +72,21 @@ class Model(nn.Module):
             else None
         )
 
-    def forward(self, x: GraphInput, users: Tensor | None = None) -> ScoreVectors:
+    def forward(
+        self, x: GraphInput, users: Tensor | None = None, blocks: Blocks | None = None
+    ) -> ScoreVectors:
         """Return the vectors of the given users (all by default) and of all items of a graph.
+
+        With `blocks` from `x.sample`, those of the users and items that it was asked for, in that
+        order. Channels are then standardised on the reference users and items alone: the mean user
+        of the encoder's block, the mean item and the covariance of the items are estimates (see
+        `GraphSAGE.forward`, `GraphInput.reference_items`), exact where the references are all nodes
+        with interactions.
 
         Args:
             x: The graph.
-            users: (n,) int64 codes, or None.
+            users: (n,) int64 codes, or None; not read with `blocks`.
+            blocks: A sampled neighbourhood; only for an encoder that samples.
 
         Raises:
             ConfigError: The text vectors' length is not the one the model was made for.
@@ -98,28 +95,37 @@ class Model(nn.Module):
             raise ConfigError(
                 f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
             )
-        gates, item_gates = self.calibration(x, users), self.calibration.item_weight(x)
         reference = x.reference_users
-        wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
-        rows = torch.cat([wanted, reference])
+        items, item_weights, n_items = None, x.item_degrees, x.graph.n_items
+        if blocks is None:
+            wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
+            rows = torch.cat([wanted, reference])
+        else:
+            rows, items = blocks.wanted_users, blocks.wanted_items
+            wanted = rows[: len(rows) - len(reference)]
+            n_items = len(items) - len(x.reference_items[1])
+            # The batch's own items do not count: they would move the scale from step to step.
+            item_weights = nn.functional.pad(x.reference_items[1], (n_items, 0))
+        gates, item_gates = self.calibration(x, wanted), self.calibration.item_weight(x, items)
         user_parts, item_parts = [], []
-        text = None if self.text is None else self.text(x, rows)
-        for channel, block in enumerate((self._encode(x, rows), self.spectral(x, rows), text)):
+        text = None if self.text is None else self.text(x, rows, items)
+        channels = (self._encode(x, rows, blocks), self.spectral(x, rows, items), text)
+        for channel, block in enumerate(channels):
             if block is None:
                 continue
             weighted = replace(block, items=block.items * item_gates[:, channel, None])
-            channel_users, channel_items = standardise(weighted, len(reference), x.item_degrees)
+            channel_users, channel_items = standardise(weighted, len(reference), item_weights)
             if channel == 0 and self.residual is not None:
                 # Only here: the other channels' coordinates differ from graph to graph.
-                channel_items = channel_items + self.residual(x.graph.n_items)
+                channel_items = channel_items + self.residual(x.graph.n_items, items)
             user_parts.append(gates[:, channel, None] * channel_users)
             item_parts.append(channel_items)
         user_parts.append(torch.ones(len(gates), 1, device=x.device))
-        item_parts.append(self.bias(x)[:, None])
-        return ScoreVectors(torch.cat(user_parts, dim=1), torch.cat(item_parts, dim=1))
+        item_parts.append(self.bias(x, items)[:, None])
+        return ScoreVectors(torch.cat(user_parts, dim=1), torch.cat(item_parts, dim=1)[:n_items])
 
-    def _encode(self, x: GraphInput, users: Tensor) -> Block | None:
-        block = self.encoder(x, users)
+    def _encode(self, x: GraphInput, users: Tensor, blocks: Blocks | None) -> Block | None:
+        block = self.encoder(x, users) if blocks is None else self.encoder(x, users, blocks)
         if block is None:
             return None
         return Block(
@@ -180,3 +186,15 @@ class Model(nn.Module):
             "id_tables": sum(sizes[name] for name in ids),
             "biases": sum(sizes[name] for name in biases),
         }
+
+
+def build_model(config: ModelConfig, n_target_items: int | None = None) -> Model | GraphFilter:
+    """Return the configured model with fresh parameters (torch's global generator).
+
+    Args:
+        config: The architecture.
+        n_target_items: Size of a table of residual ids, for models that have one.
+    """
+    if config.encoder == "graph-filter":
+        return GraphFilter(config)
+    return Model(config, n_target_items)

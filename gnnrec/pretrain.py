@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,24 @@ from gnnrec.config import PretrainConfig
 from gnnrec.device import derive_seed, numpy_generator
 from gnnrec.errors import DataError
 from gnnrec.features import GraphInput, text_table
+from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
-from gnnrec.model import Model
+from gnnrec.model import Model, build_model
 from gnnrec.sampling import Episode
+from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
+from gnnrec.split import carve_validation
 from gnnrec.train import TrainResult, fit, held_out_loss
 
 _MIN_EDGES = 50
+_SEARCHED_SHARE = 0.1  # of a source's edges, on which a graph filter is chosen
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source graph: its edges as codes, and the text vectors of its items, if it has any."""
+    """A source graph: its edges as codes, and the text vectors of its items, if it has any.
+
+    A pair that is there twice is one edge.
+    """
 
     name: str
     users: np.ndarray
@@ -35,6 +43,11 @@ class Source:
     n_items: int
     item_text: np.ndarray | None
 
+    @cached_property
+    def graph(self) -> BipartiteGraph:
+        """The edges by user, made once: episodes take rows of it."""
+        return BipartiteGraph(self.users, self.items, self.n_users, self.n_items)
+
 
 def pretrain(
     sources: list[Source],
@@ -42,7 +55,7 @@ def pretrain(
     *,
     device: torch.device | str = "cpu",
     log: Path | None = None,
-) -> tuple[Model, TrainResult]:
+) -> tuple[Model | GraphFilter, TrainResult]:
     """Train a model on random sub-graphs of the sources, whose supervised edges are hidden.
 
     A target is usually smaller and sparser than a source, so the model meets graphs of many sizes
@@ -59,7 +72,9 @@ def pretrain(
                 f"{_MIN_EDGES} to pretrain on"
             )
     torch.manual_seed(derive_seed(config.seed, "model"))
-    model = Model(config.model).to(device)
+    model = build_model(config.model).to(device)
+    if isinstance(model, GraphFilter):
+        return _pretrain_filter(model, sources, config, device, log)
 
     def episode(purpose: str, number: int) -> Episode:
         rng = numpy_generator(config.seed, purpose, number)
@@ -88,6 +103,30 @@ def pretrain(
     return model.eval(), result
 
 
+def _pretrain_filter(
+    model: GraphFilter,
+    sources: list[Source],
+    config: PretrainConfig,
+    device: torch.device | str,
+    log: Path | None,
+) -> tuple[GraphFilter, TrainResult]:
+    """Choose a filter's numbers on interactions hidden from each whole source graph."""
+    parts = []
+    for source in sources:
+        rows = np.arange(len(source.users))
+        visible, hidden = carve_validation(rows, _SEARCHED_SHARE, config.seed)
+        graph = BipartiteGraph(
+            source.users[visible], source.items[visible], source.n_users, source.n_items
+        )
+        rank = config.model.spectral_rank
+        x = GraphInput(graph, spectral_rank=rank, device=device, seed=config.seed)
+        part = HeldOut(x, source.users[hidden], source.items[hidden])
+        parts.append(part.some_users(MAX_SEARCH_USERS, config.seed))
+    names = model.trained_parameters("full")
+    result = search(model, names, parts, config.search_evaluations, log=log, label="pretraining")
+    return model.eval(), result
+
+
 def _mean_loss(episodes: list[Episode]) -> Callable[[Model], float]:
     def evaluate(model: Model) -> float:
         return float(np.mean([held_out_loss(model, e, max_edges=2000) for e in episodes]))
@@ -104,33 +143,38 @@ def sample_episode(
 ) -> Episode:
     """Draw a sub-graph of a source and hide most or few of its edges.
 
-    Users: a random subset, its size log-uniform. Items: a random share, in half of the draws.
-    Popularity: in `thinned_share` of the draws each item loses edges down to a random power law;
-    some public logs were capped at so many interactions an item, and a model that meets only
-    these learns that popularity means nothing. Visible share: log-uniform in
+    Users: a random subset, its size log-uniform in [min_users, max_users]. Items: a random share,
+    in half of the draws. Popularity: in `thinned_share` of the draws each item loses edges down to
+    a random power law over all items of the source; some public logs were capped at so many
+    interactions an item, and a model that meets only these learns that popularity means nothing.
+    Edges: a random `max_edges` of what is left, about. Visible share: log-uniform in
     [keep_low, keep_high].
+
+    Cost: O(edges of the chosen users) beside the sub-graph itself, however large the source is;
+    its `graph` is made with the first episode.
     """
     low, high = min(config.min_users, source.n_users), min(config.max_users, source.n_users)
     n_users = round(math.exp(rng.uniform(math.log(low), math.log(high))))
-    chosen = np.zeros(source.n_users, dtype=bool)
-    chosen[rng.permutation(source.n_users)[:n_users]] = True
-    keep = chosen[source.users]
+    chosen = rng.choice(source.n_users, n_users, replace=False, shuffle=False)
+    rows = source.graph.user_items[np.sort(chosen)]
+    present, item = np.unique(rows.indices, return_inverse=True)
+    keep = np.ones(len(item), dtype=bool)
     if rng.random() < 0.5:
-        keep &= (rng.random(source.n_items) < rng.uniform(0.1, 1.0))[source.items]
+        keep &= (rng.random(len(present)) < rng.uniform(0.1, 1.0))[item]
     if rng.random() < config.thinned_share:
-        rank = rng.permutation(source.n_items) + 1.0
-        share = rank ** -rng.uniform(0.0, 1.5)
-        share /= np.quantile(share, 0.99)
-        keep &= rng.random(len(keep)) < share[source.items]
+        keep &= rng.random(len(keep)) < _thinning(len(present), source.n_items, rng)[item]
     excess = keep.sum() / config.max_edges
     if excess > 1:
         keep &= rng.random(len(keep)) < 1.0 / excess
     if keep.sum() < _MIN_EDGES:  # too thin a draw: any edges, as many as may be taken
-        keep = np.zeros(len(source.users), dtype=bool)
-        keep[rng.permutation(len(keep))[: config.max_edges]] = True
-    users, n_users = _compact(source.users[keep])
-    raw_items = np.unique(source.items[keep])
-    items, n_items = np.searchsorted(raw_items, source.items[keep]), len(raw_items)
+        rows = source.graph.user_items
+        keep = rng.choice(rows.nnz, min(config.max_edges, rows.nnz), replace=False, shuffle=False)
+    else:
+        keep = np.flatnonzero(keep)
+    raw_users, users = np.unique(
+        np.searchsorted(rows.indptr, keep, side="right"), return_inverse=True
+    )
+    raw_items, items = np.unique(rows.indices[keep], return_inverse=True)
     visible_share = math.exp(rng.uniform(math.log(config.keep_low), math.log(config.keep_high)))
     visible = rng.random(len(users)) < visible_share
     visible[rng.integers(len(visible))] = True
@@ -143,8 +187,8 @@ def sample_episode(
     order = rng.permutation(int(hidden.sum()))
     return Episode(
         GraphInput(
-            BipartiteGraph(users[visible], items[visible], n_users, n_items),
-            text_table(text, n_items),
+            BipartiteGraph(users[visible], items[visible], len(raw_users), len(raw_items)),
+            text_table(text, len(raw_items)),
             spectral_rank=config.model.spectral_rank,
             device=device,
             seed=config.seed,
@@ -154,6 +198,15 @@ def sample_episode(
     )
 
 
-def _compact(codes: np.ndarray) -> tuple[np.ndarray, int]:
-    unique, inverse = np.unique(codes, return_inverse=True)
-    return inverse.astype(np.int64), len(unique)
+def _thinning(n: int, n_items: int, rng: np.random.Generator) -> np.ndarray:
+    """Shares of their edges that n of n_items items keep: rank ** -a, the top percent all.
+
+    Ranks are distinct and random over all items; only those of the n items are drawn.
+    """
+    ranks = rng.choice(n_items, n, replace=False) + 1.0
+    exponent = rng.uniform(0.0, 1.5)
+    # What np.quantile(shares of all n_items, 0.99) returns: between two neighbouring ranks.
+    last = 1.0 + 0.01 * (n_items - 1)
+    around = np.array([math.floor(last), math.floor(last) + 1.0])
+    shares: np.ndarray = (ranks**-exponent) / np.interp(last, around, around**-exponent)
+    return shares

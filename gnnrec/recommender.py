@@ -16,10 +16,12 @@ from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig
 from gnnrec.device import resolve_device
 from gnnrec.errors import ConfigError, DataError
+from gnnrec.filters import GraphFilter
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.items import ItemTable
-from gnnrec.model import Model, ScoreVectors
+from gnnrec.model import Model
 from gnnrec.rank import top_k
+from gnnrec.scores import ScoreVectors, rows_of
 from gnnrec.split import carve_validation
 from gnnrec.text import TextEncoder
 from gnnrec.transfer import adapt
@@ -49,7 +51,7 @@ class Recommender:
         self.device = resolve_device(device)
         self.record: dict[str, Any] = {}
         self._catalogue: Catalogue | None = None
-        self._model: Model | None = None
+        self._model: Model | GraphFilter | None = None
         self._vectors: ScoreVectors | None = None
         self._seen: sp.csr_array | None = None
 
@@ -110,11 +112,18 @@ class Recommender:
         train, validation = carve_validation(rows, self.config.validation, self.config.seed)
         target = catalogue.target()
         first = adapt(self.checkpoint, target, train, validation, self.config, device=self.device)
-        self.refit(catalogue, first.best_steps)
+        self.refit(catalogue, first)
         return self
 
-    def refit(self, catalogue: Catalogue, n_steps: tuple[int, ...]) -> Adapted:
-        """Adapt on all rows of a catalogue with known numbers of steps, and serve from it."""
+    def refit(self, catalogue: Catalogue, first: Adapted) -> Adapted:
+        """Repeat an adaptation's numbers of steps on all rows of a catalogue, and serve from it.
+
+        A graph filter has no steps to repeat: its numbers, once chosen, go with any graph.
+        """
+        if isinstance(first.model, GraphFilter):
+            self.record["trained"] = first.trained if first.steps else []
+            self._serve(catalogue, first.model)
+            return first
         target = catalogue.target()
         rows = np.arange(len(target.users))
         adapted = adapt(
@@ -124,20 +133,20 @@ class Recommender:
             rows[:0],
             self.config,
             device=self.device,
-            fixed_steps=n_steps,
+            fixed_steps=first.best_steps,
         )
         self.record["trained"] = adapted.trained if adapted.steps else []
         self._serve(catalogue, adapted.model)
         return adapted
 
-    def _serve(self, catalogue: Catalogue, model: Model) -> None:
+    def _serve(self, catalogue: Catalogue, model: Model | GraphFilter) -> None:
         x = catalogue.target().graph_input(
             rank=self.checkpoint.config.spectral_rank, device=self.device
         )
         with torch.no_grad():
             vectors = model(x)
         self._catalogue, self._model = catalogue, model
-        self._vectors = ScoreVectors(vectors.users.cpu(), vectors.items.cpu())
+        self._vectors = vectors.cpu()
         self._seen = x.graph.user_items
 
     def update(
@@ -247,16 +256,9 @@ class Recommender:
         codes = np.arange(log.n_users) if users is None else log.user_codes(raw)
         assert self._seen is not None
         known = codes >= 0
-        rows = vectors.users[np.where(known, codes, 0)].clone()
-        rows[torch.from_numpy(~known)] = self.unknown_user()
-        seen = None
-        if not include_seen:
-            seen = sp.csr_array(self._seen[np.where(known, codes, 0)])
-            if not known.all():  # an unknown user has seen nothing
-                seen = sp.csr_array(sp.diags_array(known.astype(np.float32)) @ seen)
-                seen.eliminate_zeros()
-        scores, items = top_k(
-            rows, vectors.items, min(k, log.n_items), seen=seen, allowed=self._mask(allow, exclude)
+        seen = None if include_seen else rows_of(self._seen, codes)
+        scores, items = vectors.of(codes).top_k(
+            min(k, log.n_items), seen=seen, allowed=self._mask(allow, exclude)
         )
         present = items >= 0
         row, column = np.nonzero(present)
@@ -320,7 +322,7 @@ class Recommender:
         return self._fitted()
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Model | GraphFilter:
         """The adapted model."""
         self._fitted()
         assert self._model is not None
@@ -357,7 +359,9 @@ class Recommender:
 
         return load_recommender(cls, folder, device)
 
-    def restore(self, catalogue: Catalogue, model: Model, vectors: ScoreVectors) -> None:
+    def restore(
+        self, catalogue: Catalogue, model: Model | GraphFilter, vectors: ScoreVectors
+    ) -> None:
         """Put saved parts in place without computing anything."""
         self._catalogue, self._model, self._vectors = catalogue, model.eval(), vectors
         log = catalogue.log
@@ -369,12 +373,6 @@ class Recommender:
         if self._catalogue is None:
             raise ConfigError("this Recommender has no data yet; call fit, or load a saved one")
         return self._catalogue
-
-    def unknown_user(self) -> torch.Tensor:
-        """(d,) the vector of somebody without interactions: the item bias alone."""
-        vector = torch.zeros(self.vectors.items.shape[1])
-        vector[-1] = 1.0
-        return vector
 
     def _mask(
         self, allow: Iterable[Any] | None, exclude: Iterable[Any] | None

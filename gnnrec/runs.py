@@ -16,7 +16,8 @@ from gnnrec.checkpoint import Checkpoint, versions
 from gnnrec.config import PretrainConfig, TransferConfig, parse_retrain
 from gnnrec.device import peak_memory_bytes, resolve_device
 from gnnrec.errors import ConfigError, DataError
-from gnnrec.evaluate import Results, evaluate_vectors, plain
+from gnnrec.evaluate import Results, evaluate_scores, plain
+from gnnrec.filters import GraphFilter
 from gnnrec.interactions import Interactions, read_interactions
 from gnnrec.model import Model
 from gnnrec.pretrain import Source, pretrain
@@ -169,21 +170,20 @@ def popularity_arm(prepared: Prepared, ks: tuple[int, ...] = (10, 20)) -> Arm:
 def _measure(
     prepared: Prepared,
     name: str,
-    model: Model | Popularity,
+    model: Model | GraphFilter | Popularity,
     adapted: Adapted | None,
     train_seconds: float,
     device: torch.device | str,
     ks: tuple[int, ...],
 ) -> Arm:
     started = time.perf_counter()
-    rank = model.config.spectral_rank if isinstance(model, Model) else 1
+    rank = 1 if isinstance(model, Popularity) else model.config.spectral_rank
     # Validation rows are labels the arm was given: they are part of the graph it is tested on.
     x = prepared.target.graph_input(prepared.split.kept, rank=rank, device=device)
     with torch.no_grad():
-        vectors = model(x)
-    results = evaluate_vectors(
-        vectors.users,
-        vectors.items,
+        scores = model(x)
+    results = evaluate_scores(
+        scores,
         x.graph.user_items,
         prepared.test_users,
         prepared.test_items,
@@ -247,7 +247,7 @@ def transfer_run(
             log=log_file,
         )
     recommender = Recommender(checkpoint, config, device)
-    refitted = recommender.refit(prepared.catalogue, adapted.best_steps)
+    refitted = recommender.refit(prepared.catalogue, adapted)
     data = prepared.catalogue.log
     report: dict[str, Any] = {
         "arm": config.retrain,
@@ -309,10 +309,10 @@ def evaluate_run(
             "ones; adapt again without them (gnnrec transfer --test FILE)"
         )
     extra = wide.n_users - n_users
-    vectors = torch.cat([recommender.vectors.users, recommender.unknown_user().expand(extra, -1)])
+    codes = np.append(np.arange(n_users), np.full(extra, -1))
     seen = recommender.seen.copy()
     seen.resize((wide.n_users, n_items))
-    results = evaluate_vectors(vectors, recommender.vectors.items, seen, users, items, ks)
+    results = evaluate_scores(recommender.vectors.of(codes), seen, users, items, ks)
     record = recommender.record.get("report", {})
     seconds = round(time.perf_counter() - started, 3)
     return {

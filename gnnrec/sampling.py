@@ -12,16 +12,23 @@ from torch import Tensor
 
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
+from gnnrec.neighbours import Blocks
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Supervised edges and shared negatives: users, items (b,), negatives (n,), known (b, n)."""
+    """Supervised edges and shared negatives: users, items (b,), negatives (n,), known (b, n).
+
+    `blocks` is the sampled neighbourhood of the users and of the items followed by the negatives,
+    with the reference nodes behind both (see `GraphInput.sample`); None propagates over the whole
+    graph.
+    """
 
     users: Tensor
     items: Tensor
     negatives: Tensor
     known: Tensor
+    blocks: Blocks | None = None
 
 
 class Episode:
@@ -60,10 +67,18 @@ class Episode:
     def _weights(self) -> dict[float, np.ndarray]:
         return {}
 
-    def batch(self, size: int, n_negatives: int, balance: float, rng: np.random.Generator) -> Batch:
+    def batch(
+        self,
+        size: int,
+        n_negatives: int,
+        balance: float,
+        rng: np.random.Generator,
+        fan_out: tuple[int, ...] | None = None,
+    ) -> Batch:
         """Draw a batch; negatives are uniform without replacement, all items if they are few.
 
-        Cost: O(size + n_items + known positives of the drawn users).
+        Cost: O(size + n_items + known positives of the drawn users), and with `fan_out` (see
+        `TrainConfig`) that of `NeighbourSampler.draw`.
         """
         index = self.draw_edges(min(size, len(self.users)), balance, rng)
         users, items = self.users[index], self.items[index]
@@ -73,8 +88,14 @@ class Episode:
         else:
             negatives = rng.choice(n_items, n_negatives, replace=False)
         known = collisions(self.known, users, negatives)
-        device = self.input.device
-        return Batch(*(torch.from_numpy(a).to(device) for a in (users, items, negatives, known)))
+        blocks = None
+        if fan_out is not None:
+            blocks = self.input.sample(users, np.concatenate([items, negatives]), fan_out, rng)
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.input.device)
+
+        return Batch(tensor(users), tensor(items), tensor(negatives), tensor(known), blocks)
 
 
 def collisions(known: sp.csr_array, users: np.ndarray, negatives: np.ndarray) -> np.ndarray:

@@ -15,8 +15,11 @@ from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint, check_state, read_tensors
 from gnnrec.config import ModelConfig, TransferConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
+from gnnrec.filters import GraphFilter
+from gnnrec.graph import BipartiteGraph
 from gnnrec.interactions import Columns, Interactions
-from gnnrec.model import Model, ScoreVectors
+from gnnrec.model import Model, build_model
+from gnnrec.scores import ScoreVectors
 from gnnrec.storage import read_json, verify, whole_folder, write_json
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
             work / "model.safetensors",
         )
         tensors = {"users": recommender.vectors.users, "items": recommender.vectors.items}
+        if recommender.vectors.walk is not None:
+            tensors["walk_out"] = recommender.vectors.walk.out
         if catalogue.text is not None:
             tensors["text"] = torch.from_numpy(np.ascontiguousarray(catalogue.text))
         save_file({k: v.contiguous() for k, v in tensors.items()}, work / "vectors.safetensors")
@@ -66,7 +71,7 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
                 "format": FORMAT,
                 "source": recommender.checkpoint.name,
                 "model": model.config.model_dump(),
-                "n_residual_items": None if model.residual is None else len(model.residual.items),
+                "n_residual_items": _n_residual(model),
                 "config": recommender.config.model_dump(),
                 "columns": vars(log.columns),
                 "pretraining": recommender.checkpoint.training,
@@ -121,7 +126,7 @@ def load_recommender(
     except (ConfigError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise CheckpointError(f"{folder}: not consistent in itself ({error})") from error
     state = read_tensors(folder / "model.safetensors")
-    model = Model(model_config, n_residual)
+    model = build_model(model_config, n_residual)
     check_state(model, state, folder)
     model.load_state_dict(state)
     tensors = read_tensors(folder / "vectors.safetensors")
@@ -132,6 +137,13 @@ def load_recommender(
             raise CheckpointError(f"{folder}: vectors.safetensors does not hold {count} {name}")
         if found.dtype != torch.float32 or not torch.isfinite(found).all():
             raise CheckpointError(f"{folder}: vectors.safetensors: {name} are not finite float32")
+    walk = None
+    if isinstance(model, GraphFilter):
+        out = tensors.get("walk_out", torch.empty(0))
+        if out.shape != (log.n_items,) or out.dtype != torch.float32 or not out.isfinite().all():
+            raise CheckpointError(f"{folder}: vectors.safetensors does not hold a walk's weights")
+        graph = BipartiteGraph(log.users, log.items, log.n_users, log.n_items)
+        walk = model.walk(graph, out)
     text = tensors["text"].numpy() if "text" in tensors else None
     checkpoint = Checkpoint(
         str(about.get("source")),
@@ -144,9 +156,15 @@ def load_recommender(
     recommender.restore(
         Catalogue(log, titles, text),
         model.to(recommender.device),
-        ScoreVectors(tensors["users"], tensors["items"]),
+        ScoreVectors(tensors["users"], tensors["items"], walk),
     )
     return recommender
+
+
+def _n_residual(model: Model | GraphFilter) -> int | None:
+    if isinstance(model, GraphFilter) or model.residual is None:
+        return None
+    return len(model.residual.items)
 
 
 def _check_codes(log: Interactions) -> None:

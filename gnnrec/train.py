@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gnnrec.config import TrainConfig
+from gnnrec.config import TrainConfig, check_fan_out
 from gnnrec.errors import GnnrecError
 from gnnrec.losses import bpr_loss, softmax_loss
 from gnnrec.model import Model
@@ -45,12 +45,16 @@ def batch_loss(model: Model, episode: Episode, batch: Batch, config: TrainConfig
     """Loss of one batch on an episode: vectors from the visible graph, then scores.
 
     Rows are taken with index_select, whose backward is a multi-threaded index_add. Only the
-    batch's users are computed where the encoder's layers allow it.
+    batch's users are computed where the encoder's layers allow it, and with `batch.blocks` only
+    the batch's items too.
     """
-    vectors = model(episode.input, batch.users)
-    users = vectors.users
-    positive = (users * vectors.items.index_select(0, batch.items)).sum(dim=1)
-    negative = users @ vectors.items.index_select(0, batch.negatives).T
+    vectors = model(episode.input, batch.users, batch.blocks)
+    users, items = vectors.users, vectors.items
+    if batch.blocks is None:
+        items = items.index_select(0, torch.cat([batch.items, batch.negatives]))
+    positives, negatives = items.split([len(batch.items), len(batch.negatives)])
+    positive = (users * positives).sum(dim=1)
+    negative = users @ negatives.T
     if config.loss == "bpr":
         return bpr_loss(positive, negative, batch.known)
     n_items = episode.input.graph.n_items
@@ -90,7 +94,9 @@ def fit(
 
     Raises:
         GnnrecError: The loss is not finite.
+        ConfigError: `config.fan_out` does not suit the model.
     """
+    check_fan_out(model.config, config)
     result = TrainResult()
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -128,7 +134,9 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * share
         episode = episode_of(step)
-        batch = episode.batch(config.batch_size, config.n_negatives, config.user_balance, rng)
+        batch = episode.batch(
+            config.batch_size, config.n_negatives, config.user_balance, rng, config.fan_out
+        )
         loss = batch_loss(model, episode, batch, config)
         if not torch.isfinite(loss):
             raise GnnrecError(

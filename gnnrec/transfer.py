@@ -15,9 +15,11 @@ from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig, parse_retrain
 from gnnrec.device import derive_seed, numpy_generator
 from gnnrec.features import GraphInput
+from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
 from gnnrec.model import Model
 from gnnrec.sampling import Episode, folds
+from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
 from gnnrec.train import TrainResult, fit, held_out_loss
 
 
@@ -59,7 +61,7 @@ class Adapted:
         stages: What each stage of the training did; none where nothing was trained.
     """
 
-    model: Model
+    model: Model | GraphFilter
     trained: list[str]
     stages: tuple[TrainResult, ...] = ()
 
@@ -101,6 +103,8 @@ def adapt(
     all that the mode retrains (`config.train`). Validation rows choose each stage's step, its
     start included; with `fixed_steps` there is no choice and every row can be used (a refit).
 
+    A graph filter has no folds and no stages: its numbers are searched on the validation rows.
+
     Args:
         checkpoint: The pretrained model; scratch takes only its architecture.
         target: The target.
@@ -122,6 +126,14 @@ def adapt(
     ).to(device)
     trained = model.trained_parameters(retrain, n_layers)
     rank = checkpoint.config.spectral_rank
+    if isinstance(model, GraphFilter):
+        result = TrainResult()
+        if len(train) and len(validation) and fixed_steps is None:
+            seen = target.graph_input(train, rank=rank, device=device)
+            part = HeldOut(seen, target.users[validation], target.items[validation])
+            part = part.some_users(MAX_SEARCH_USERS, config.seed)
+            result = search(model, trained, [part], config.search_evaluations, log=log)
+        return Adapted(model.eval(), trained, (result,) if result.steps else ())
     episodes = [
         Episode(
             GraphInput(graph, target.item_text, spectral_rank=rank, device=device), users, items

@@ -1,3 +1,6 @@
+import dataclasses
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -173,3 +176,142 @@ def test_degree_features():
     features = degree_features(torch.tensor([0.0, 1.0, 9.0]))
     expected = [[0.0, 0.0], [np.log(2) / 10, 1.0], [np.log(10) / 10, 1.0]]
     np.testing.assert_allclose(features.numpy(), expected, rtol=1e-6)
+
+
+# GraphSAGE on sampled neighbourhoods
+
+
+@pytest.mark.parametrize("fan_out", [(None, None, None), (14, 14, 14), (14, None, 100)])
+@pytest.mark.parametrize("text", [True, False])
+def test_full_fan_out_equals_full_propagation_and_its_gradients(fan_out, text):
+    x, encoder = graph_input(8, text=text), encoder_of("graphsage", text_dim=6 * text)
+    users, items = np.array([8, 0, 3, 3]), np.array([13, 1, 1, 5, 0])
+    blocks = x.sample(users, items, fan_out, np.random.default_rng(0))
+    torch.manual_seed(0)
+    gradients = []
+    for sampled in (False, True):
+        encoder.zero_grad()
+        block = encoder(x, blocks=blocks) if sampled else encoder(x)
+        some = (block.users[:4], block.items[:5], block.mean_user)
+        if not sampled:
+            some = (block.users[users], block.items[items], block.mean_user)
+            expected = some
+            weights = [torch.randn_like(part) for part in some]
+        for part, other in zip(some, expected, strict=True):
+            torch.testing.assert_close(part, other, atol=1e-5, rtol=1e-4)
+        sum((part * weight).sum() for part, weight in zip(some, weights, strict=True)).backward()
+        gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().max() > 0 or not text, name  # without text some ReLUs are dead
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-3)
+
+
+def drawn_means(layer, x, users, items, fan_out, n_draws):
+    """The layer's outputs before the nonlinearity, from fixed inputs, (n_draws, n, dim) a side."""
+    rng, found = np.random.default_rng(1), ([], [])
+    every_user, every_item = np.arange(x.graph.n_users), np.arange(x.graph.n_items)
+    for _ in range(n_draws):
+        blocks = x.neighbours.draw(every_user, every_item, (fan_out,), rng)
+        out = layer(blocks.layers[0], users[blocks.users], items[blocks.items])
+        found[0].append(out[0][blocks.user_rows])
+        found[1].append(out[1][blocks.item_rows])
+    return torch.stack(found[0]), torch.stack(found[1])
+
+
+def test_each_layer_is_unbiased_before_its_nonlinearity(monkeypatch):
+    # Unbiased given the layer before: every layer here reads the vectors of full propagation.
+    x, encoder = graph_input(9, n_users=12, n_items=15), encoder_of("graphsage", n_layers=2)
+    n_draws, worst = 150, {}
+    for sampler in ("uniform", "first"):
+        if sampler == "first":
+            monkeypatch.setattr(
+                "gnnrec.neighbours._distinct_offsets",
+                lambda degrees, size, rng: np.tile(np.arange(size)[:, None], len(degrees)),
+            )
+        with torch.no_grad():
+            users = encoder.user_degree(degree_features(x.user_degrees))
+            items = encoder.item_degree(degree_features(x.item_degrees)) + encoder.input(x.text)
+            for number, layer in enumerate(encoder.layers):
+                expected = layer(x, users, items)
+                draws = drawn_means(layer, x, users, items, 2, n_draws)
+                for side, draw, full in zip("ui", draws, expected, strict=True):
+                    error = draw.std(dim=0) / n_draws**0.5 + 1e-5  # float32 rounding
+                    deviation = (draw.mean(dim=0) - full).abs() / error
+                    worst[sampler, number, side] = float(deviation.max())
+                users, items = (side.relu() for side in expected)
+    assert len(worst) == 8
+    for (sampler, number, side), deviation in worst.items():
+        assert (deviation < 5) == (sampler == "uniform"), (sampler, number, side, deviation)
+
+
+def test_sampled_vectors_approach_those_of_full_propagation():
+    x, encoder = graph_input(3, n_users=40, n_items=50), encoder_of("graphsage")
+    users, items = np.arange(40), np.arange(50)
+    errors = []
+    with torch.no_grad():
+        full = encoder(x)
+        for fan_out in (1, 4, 12, 50):
+            draws = [
+                encoder(x, blocks=x.sample(users, items, (fan_out,) * 3, np.random.default_rng(k)))
+                for k in range(5)
+            ]
+            errors.append(np.mean([float((d.items[:50] - full.items).norm()) for d in draws]))
+    assert errors[0] > 1.5 * errors[1] > 1.5**2 * errors[2] and errors[3] < 1e-4 < errors[2]
+
+
+def test_sampled_vectors_do_not_depend_on_names_or_on_what_else_is_asked_for():
+    x, encoder = graph_input(4, n_users=20, n_items=25), encoder_of("graphsage")
+    rng = np.random.default_rng(0)
+    new_user, new_item = rng.permutation(20), rng.permutation(25)
+    users, items = x.graph.edges()
+    text = torch.empty_like(random_text(4, 25))
+    text[new_item] = random_text(4, 25)
+    renamed = GraphInput(BipartiteGraph(new_user[users], new_item[items], 20, 25), text)
+    blocks = x.sample(np.array([3, 0, 3]), np.array([7, 1]), (2, 3, 2), rng)
+    # The same draw under the other names.
+    other = dataclasses.replace(
+        blocks,
+        users=torch.from_numpy(new_user[blocks.users]),
+        items=torch.from_numpy(new_item[blocks.items]),
+    )
+    renamed.__dict__["reference_users"] = torch.from_numpy(new_user)[x.reference_users]
+    before, after = encoder(x, blocks=blocks), encoder(renamed, blocks=other)
+    for one, two in zip(parts(before), parts(after), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    # Rows are in the order asked for; one node has one vector.
+    assert torch.equal(before.users[0], before.users[2])
+    assert not torch.allclose(before.users[0], before.users[1], atol=1e-3)
+
+
+def test_a_batch_on_a_large_graph_reads_only_what_was_drawn():
+    rng = np.random.default_rng(0)
+    n_users, n_items, n_edges, dim = 40_000, 30_000, 2_000_000, 4
+    popular = (n_items * rng.random(n_edges) ** 3).astype(np.int64)
+    graph = BipartiteGraph(rng.integers(0, n_users, n_edges), popular, n_users, n_items)
+    x = GraphInput(graph, torch.from_numpy(rng.standard_normal((n_items, dim), np.float32)))
+    encoder = encoder_of("graphsage", text_dim=dim, n_layers=2)
+    x.__dict__["reference_users"] = torch.arange(8)
+    x.__dict__["reference_items"] = (torch.arange(8), torch.ones(8))
+    x.sample(np.arange(2), np.arange(2), (4, 3), rng)  # builds the sampler
+    users, items = rng.integers(0, n_users, 50), rng.integers(0, n_items, 60)
+    tracemalloc.start()
+    blocks = x.sample(users, items, (4, 3), rng)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    n_drawn = (58 + 68) * 4 * (1 + 4)
+    assert sum(layer.n_edges for layer in blocks.layers) <= n_drawn
+    assert len(blocks.users) + len(blocks.items) <= (58 + 68) * (1 + 4) * (1 + 3)
+    assert peak < 1_000_000 < graph.user_items.indices.nbytes / 4
+    # Whatever else the graph's tables hold is not read, and no operator of the graph is made.
+    for table, nodes in ((x.text, blocks.items), (x.item_degrees, blocks.items),
+                         (x.user_degrees, blocks.users)):  # fmt: skip
+        unread = torch.ones(len(table), dtype=torch.bool)
+        unread[nodes] = False
+        assert unread.float().mean() > 0.9
+        table[unread] = torch.nan
+    block = encoder(x, blocks=blocks)
+    assert block.users.shape == (58, 5) and block.items.shape == (68, 5)
+    assert all(torch.isfinite(part).all() for part in parts(block))
+    sum(part.sum() for part in parts(block)).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in encoder.parameters())
+    assert not {"user_mean", "item_mean", "adjacency", "spectrum"} & set(x.__dict__)

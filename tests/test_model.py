@@ -226,3 +226,25 @@ def test_popularity_scores_everyone_alike():
     expected = torch.log(1 + torch.from_numpy(x.graph.item_degrees).float())
     torch.testing.assert_close(found, expected.expand(2, -1))
     assert all_scores(Popularity(), x).shape == (9, 14)
+
+
+def test_sampled_scores_equal_those_of_the_whole_graph_with_full_fan_out():
+    x, model = graph_input(3), random_model("graphsage", 3, n_target_items=14)
+    users, items = np.array([4, 0, 4, 8]), np.array([13, 2, 2, 7, 0])
+    blocks = x.sample(users, items, (None,) * 3, np.random.default_rng(0))
+    with torch.no_grad():
+        sampled = model(x, blocks=blocks)
+    assert sampled.users.shape[0] == 4 and sampled.items.shape[0] == 5
+    expected = all_scores(model, x)[users][:, items]
+    torch.testing.assert_close(sampled.users @ sampled.items.T, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_what_else_is_in_a_batch_moves_no_score():
+    x, model = graph_input(5), random_model("graphsage", 5)
+    found = []
+    for items in ([3, 5], [3, 5, 0, 0, 1, 2]):
+        blocks = x.sample(np.array([1]), np.array(items), (None,) * 3, np.random.default_rng(0))
+        with torch.no_grad():
+            vectors = model(x, blocks=blocks)
+        found.append((vectors.users @ vectors.items.T)[:, :2])
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)

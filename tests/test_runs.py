@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from gnnrec import runs
-from gnnrec.errors import DataError
+from gnnrec.checkpoint import Checkpoint
+from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
+from gnnrec.errors import CheckpointError, DataError
 from gnnrec.interactions import Interactions
-from gnnrec.runs import evaluate_run, transfer_run
+from gnnrec.model import build_model
+from gnnrec.recommender import Recommender
+from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
 from gnnrec.sources import Log
 
 
@@ -116,3 +121,43 @@ def test_given_test_pairs_that_the_log_holds_are_dropped(checkpoint, frame, tran
             test=Interactions.from_frame(held.tail(6)),
             device="cpu",
         )
+
+
+@pytest.mark.parametrize("retrain", ["zero-shot", "final:1", "scratch"])
+def test_a_graph_filter_is_pretrained_adapted_saved_and_loaded(frame, tmp_path, retrain):
+    model = ModelConfig(encoder="graph-filter", spectral_rank=8)
+    config = PretrainConfig(model=model, search_evaluations=6)
+    checkpoint = pretrain_run([as_log(frame)], config, name="filter", device="cpu")
+    checkpoint.save(tmp_path / "checkpoint")
+    checkpoint = Checkpoint.load(tmp_path / "checkpoint")
+    settings = TransferConfig(retrain=retrain, search_evaluations=6)
+    recommender, report = transfer_run(checkpoint, as_log(frame), settings, device="cpu")
+    assert report["steps"] == (0 if retrain == "zero-shot" else 6)
+    assert 0 < report["metrics"]["ndcg@20"] <= 1
+    chosen = {n: p.item() for n, p in recommender.model.named_parameters()}
+    assert (retrain == "zero-shot") <= (
+        chosen == {k: v.item() for k, v in checkpoint.state.items()}
+    )
+    recommender.save(tmp_path / "shop")
+    loaded = Recommender.load(tmp_path / "shop", device="cpu")
+    lists = recommender.recommend(k=5)
+    pd.testing.assert_frame_equal(loaded.recommend(k=5), lists)
+    owned = set(zip(frame.user_id, frame.item_id, strict=True))
+    assert not owned & set(zip(lists.user_id, lists.item_id, strict=True))
+    stranger = loaded.recommend(["nobody"], k=3)
+    popular = frame.item_id.value_counts()
+    assert not stranger.known.any() and popular[stranger.item_id[0]] == popular.max()
+    loaded.update(pd.DataFrame({"user_id": ["new"], "item_id": [popular.index[0]]}))
+    assert loaded.recommend(["new"], k=3).known.all()
+
+
+def test_a_saved_walk_of_another_length_is_refused(frame, tmp_path):
+    model = ModelConfig(encoder="graph-filter", spectral_rank=4)
+    checkpoint = Checkpoint("fresh", model, build_model(model).state_dict())
+    settings = TransferConfig(retrain="zero-shot")
+    recommender, _ = transfer_run(checkpoint, as_log(frame), settings, device="cpu")
+    walk = recommender.vectors.walk
+    recommender._vectors = replace(recommender.vectors, walk=replace(walk, out=walk.out[:-1]))
+    recommender.save(tmp_path / "shop")
+    with pytest.raises(CheckpointError, match="walk"):
+        Recommender.load(tmp_path / "shop")

@@ -7,7 +7,7 @@ from dense import double_parameters, random_graph, random_model, random_text, sc
 from torch.nn.functional import logsigmoid
 
 from gnnrec.config import TrainConfig
-from gnnrec.errors import GnnrecError
+from gnnrec.errors import ConfigError, GnnrecError
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 from gnnrec.sampling import Episode
@@ -118,6 +118,40 @@ def test_gradients_equal_dense_autograd(name):
         torch.testing.assert_close(
             parameter.grad.double(), p[parameter_name].grad, atol=2e-4, rtol=2e-3
         )
+
+
+@pytest.mark.parametrize("residual", [None, 14])
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+def test_with_full_fan_out_a_sampled_batch_has_the_same_loss_and_gradients(loss, residual):
+    episode, model = episode_of(), random_model("graphsage", 4, n_target_items=residual)
+    batches = [
+        episode.batch(12, 6, 0.5, np.random.default_rng(0), fan_out)
+        for fan_out in (None, (14, 14, 14))
+    ]
+    found = []
+    for batch in batches:
+        model.zero_grad()
+        value = batch_loss(model, episode, batch, settings(loss=loss))
+        value.backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters()} | {"loss": value})
+    assert batches[0].blocks is None and batches[1].blocks is not None
+    for parameter_name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][parameter_name], gradient, atol=2e-5, rtol=1e-3)
+
+
+def test_training_on_sampled_neighbours_lowers_the_whole_graphs_loss():
+    episode, model = episode_of(), random_model("graphsage", 8)
+    result = run(
+        model, episode, evaluate=lambda m: held_out_loss(m, episode), max_steps=30,
+        evaluate_every=10, fan_out=(3, 2, 2),
+    )  # fmt: skip
+    assert result.best_value < result.history[0]["value"] - 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fan_out_that_does_not_suit_the_model_is_an_error(name):
+    with pytest.raises(ConfigError, match="train.fan_out is"):
+        run(random_model(name), episode_of(), fan_out=(3, 3))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from gnnrec.config import ModelConfig
 from gnnrec.encoders.base import Block, Encoder
 from gnnrec.features import GraphInput
+from gnnrec.neighbours import Blocks, LayerBlock
 
 _DEGREE_FEATURES = 2
 
@@ -26,11 +29,17 @@ class SAGELayer(nn.Module):
         self.item_self = nn.Linear(dim, dim, bias=False)
         self.item_neighbour = nn.Linear(dim, dim)
 
-    def forward(self, x: GraphInput, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """(n_users, dim), (n_items, dim) -> the same shapes. Cost: O(n_edges dim + n dim^2)."""
+    def forward(
+        self, x: GraphInput | LayerBlock, users: Tensor, items: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Users (n, dim), items (m, dim) -> the first of each that x puts out: all for a graph.
+
+        Cost: O(n_edges dim + n dim^2), of the graph or of the block.
+        """
+        users_out, items_out = x.user_mean.shape[0], x.item_mean.shape[0]
         return (
-            self.user_self(users) + self.user_neighbour(x.user_mean(items)),
-            self.item_self(items) + self.item_neighbour(x.item_mean(users)),
+            self.user_self(users[:users_out]) + self.user_neighbour(x.user_mean(items)),
+            self.item_self(items[:items_out]) + self.item_neighbour(x.item_mean(users)),
         )
 
 
@@ -51,28 +60,66 @@ class GraphSAGE(Encoder):
         self.item_degree = nn.Linear(_DEGREE_FEATURES, config.dim)
         self.layers = nn.ModuleList(SAGELayer(config.dim) for _ in range(config.n_layers))
 
-    def forward(self, x: GraphInput, users: Tensor | None = None) -> Block | None:
-        """See `Encoder.forward`."""
-        every = self.user_degree(degree_features(x.user_degrees))
-        items = self.item_degree(degree_features(x.item_degrees))
+    def forward(
+        self, x: GraphInput, users: Tensor | None = None, blocks: Blocks | None = None
+    ) -> Block:
+        """Return the vectors of the given users (all by default) and of all items, or sampled ones.
+
+        With `blocks` they are those of `blocks.wanted_users` and `blocks.wanted_items` alone, from
+        sampled neighbours (Hamilton et al. 2017, algorithm 2), and nothing else of the graph is
+        read. Equal to the vectors of the whole graph where every fan-out reaches the largest
+        degree; otherwise each layer's neighbour mean is unbiased given the layer before, the
+        vectors after ReLU and normalisation are not.
+
+        Args:
+            x: The graph.
+            users: (n,) int64 codes, or None; not read with `blocks`.
+            blocks: From `x.sample`: the last of its wanted users are the reference users, from
+                which `mean_user` is then estimated, as their mean weighted by degree: a ratio
+                estimate from a uniform sample, consistent, and exact where they are all users
+                with interactions.
+        """
+        if blocks is None:
+            every, items = self._layers(x, (x,) * self.n_layers)
+            mean_user = (x.user_degrees @ every) / x.user_degrees.sum().clamp_min(1.0)
+            return Block(every if users is None else every.index_select(0, users), items, mean_user)
+        every, items = self._layers(x, blocks.layers, blocks.users, blocks.items)
+        every = every.index_select(0, blocks.user_rows)
+        weights = x.user_degrees[x.reference_users]
+        reference = every[len(every) - len(weights) :]
+        mean_user = (weights @ reference) / weights.sum().clamp_min(1.0)
+        return Block(every, items.index_select(0, blocks.item_rows), mean_user)
+
+    def _layers(
+        self,
+        x: GraphInput,
+        operators: Sequence[GraphInput | LayerBlock],
+        users: Tensor | None = None,
+        items: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """All layers, from the features of the given nodes (None: of all) to unit vectors."""
+        assert len(operators) == self.n_layers
+        user_x = self.user_degree(degree_features(_rows(x.user_degrees, users)))
+        item_x = self.item_degree(degree_features(_rows(x.item_degrees, items)))
         if self.input is not None and x.text is not None:
-            items = items + self.input(x.text)
-        for number, layer in enumerate(self.layers, start=1):
-            every, items = layer(x, every, items)
+            item_x = item_x + self.input(_rows(x.text, items))
+        for number, (layer, operator) in enumerate(
+            zip(self.layers, operators, strict=True), start=1
+        ):
+            user_x, item_x = layer(operator, user_x, item_x)
             if number < self.n_layers:
-                every, items = torch.relu(every), torch.relu(items)
-        every = torch.nn.functional.normalize(every, dim=1)
-        mean_user = (x.user_degrees @ every) / x.user_degrees.sum().clamp_min(1.0)
-        return Block(
-            every if users is None else every.index_select(0, users),
-            torch.nn.functional.normalize(items, dim=1),
-            mean_user,
-        )
+                user_x, item_x = torch.relu(user_x), torch.relu(item_x)
+        normalize = torch.nn.functional.normalize
+        return normalize(user_x, dim=1), normalize(item_x, dim=1)
 
     def layer_parameters(self, layer: int) -> list[str]:
         """All weights of that layer."""
         prefix = f"layers.{layer - 1}."
         return [name for name, _ in self.named_parameters() if name.startswith(prefix)]
+
+
+def _rows(table: Tensor, nodes: Tensor | None) -> Tensor:
+    return table if nodes is None else table.index_select(0, nodes)
 
 
 def degree_features(degrees: Tensor) -> Tensor:
