@@ -41,12 +41,10 @@ class Walk:
     operator: SparseOperator
     out: Tensor
 
-    def rows(self, begin: int, end: int) -> Tensor:
-        """Return (end - begin, n_items) scores. Cost: O(n_edges (end - begin))."""
-        rows = self.start[begin:end]
-        table = torch.from_numpy(rows.T.toarray()).to(self.out.device)  # (n_items, end - begin)
-        arrived = self.operator.T(self.operator(table))
-        return (self.out[:, None] * arrived).T
+    def columns(self, begin: int, end: int) -> Tensor:
+        """Return (n_items, end - begin) scores. Cost: O(n_edges (end - begin))."""
+        table = torch.from_numpy(self.start[begin:end].T.toarray()).to(self.out.device)
+        return self.out[:, None] * self.operator.T(self.operator(table))
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,14 @@ class ScoreVectors:
         return ScoreVectors(self.users.cpu(), self.items.cpu(), walk)
 
     def rows(self, begin: int, end: int) -> Tensor:
-        """Return (end - begin, n_items) scores of consecutive users."""
-        scores = self.users[begin:end] @ self.items.T
-        return scores if self.walk is None else scores + self.walk.rows(begin, end)
+        """Return (end - begin, n_items) scores of consecutive users.
+
+        Laid out items x users, as `gnnrec.rank` wants them.
+        """
+        scores = self.items @ self.users[begin:end].T
+        if self.walk is not None:
+            scores = scores.add_(self.walk.columns(begin, end))
+        return scores.T
 
     def top_k(
         self, k: int, seen: sp.csr_array | None = None, allowed: np.ndarray | None = None
