@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gnnrec.config import ModelConfig, PretrainConfig, TrainConfig
 from gnnrec.errors import DataError
-from gnnrec.pretrain import Source, pretrain, sample_episode
+from gnnrec.pretrain import Source, _thinning, pretrain, sample_episode
 
 
 def block_log(seed=0, n_users=120, n_items=60, per_user=9, text=True):
@@ -152,6 +152,88 @@ def test_thinning_makes_popularity_steeper():
         return np.mean(found)
 
     assert spread(1.0) > 3 * spread(0.0)
+
+
+@pytest.mark.parametrize("n_items", [1, 2, 7, 101, 250])
+def test_thinning_is_a_power_law_over_the_ranks_of_all_items(n_items):
+    rng, same = np.random.default_rng(n_items), np.random.default_rng(n_items)
+    shares = _thinning(n_items, n_items, rng)
+    ranks = same.choice(n_items, n_items, replace=False) + 1.0
+    assert sorted(ranks) == list(range(1, n_items + 1))
+    dense = ranks ** -same.uniform(0.0, 1.5)
+    np.testing.assert_allclose(shares, dense / np.quantile(dense, 0.99), rtol=1e-12)
+    some = _thinning(n_items // 2, n_items, np.random.default_rng(0))
+    assert len(some) == n_items // 2 and len(np.unique(some)) == len(some)
+
+
+def masked_over_all_edges(source, config, rng):
+    """What `sample_episode` keeps, by masks over all edges of the source: (users, items)."""
+    low, high = (min(n, source.n_users) for n in (config.min_users, config.max_users))
+    n_users = round(np.exp(rng.uniform(np.log(low), np.log(high))))
+    keep = np.isin(source.users, rng.permutation(source.n_users)[:n_users])
+    if rng.random() < 0.5:
+        keep &= (rng.random(source.n_items) < rng.uniform(0.1, 1.0))[source.items]
+    if rng.random() < config.thinned_share:
+        share = (rng.permutation(source.n_items) + 1.0) ** -rng.uniform(0.0, 1.5)
+        keep &= rng.random(len(keep)) < (share / np.quantile(share, 0.99))[source.items]
+    keep &= rng.random(len(keep)) < config.max_edges / max(keep.sum(), 1)
+    return source.users[keep], source.items[keep]
+
+
+@pytest.mark.parametrize("thinned", [0.0, 1.0])
+def test_episodes_have_the_sizes_that_masks_over_all_edges_give(thinned):
+    source = block_log(n_users=400, n_items=150, per_user=30, text=False)
+    settings_ = config(min_users=100, max_users=400, max_edges=3000, thinned_share=thinned)
+    drawn, expected = [], []
+    for seed in range(250):
+        episode = sample_episode(source, settings_, np.random.default_rng(seed))
+        graph = episode.input.graph
+        items = np.concatenate([graph.edges()[1], episode.items])
+        drawn.append((graph.n_users, graph.n_items, len(items), np.bincount(items).max()))
+        users, items = masked_over_all_edges(source, settings_, np.random.default_rng(seed))
+        counts = np.bincount(items)
+        expected.append((len(np.unique(users)), (counts > 0).sum(), len(items), counts.max()))
+    error = np.sqrt((np.var(drawn, axis=0) + np.var(expected, axis=0)) / len(drawn))
+    assert (np.abs(np.mean(drawn, axis=0) - np.mean(expected, axis=0)) < 4 * error).all()
+    np.testing.assert_allclose(np.std(drawn, axis=0), np.std(expected, axis=0), rtol=0.2)
+
+
+class Counted:
+    """A generator that adds up how many values it was asked for."""
+
+    def __init__(self, seed):
+        self.rng, self.n = np.random.default_rng(seed), 0
+
+    def __getattr__(self, name):
+        def draw(*arguments, **options):
+            values = getattr(self.rng, name)(*arguments, **options)
+            self.n += np.size(values)
+            return values
+
+        return draw
+
+
+def test_the_work_of_an_episode_is_that_of_its_users_and_not_of_the_source():
+    # No draw is too thin here: that one takes as many edges as it may, from anywhere.
+    settings_ = config(min_users=50, max_users=50, thinned_share=0.0)
+    for n_users in (300, 3000):
+        source = block_log(n_users=n_users, n_items=100, per_user=20, text=False)
+        for seed in range(5):
+            rng = Counted(seed)
+            sample_episode(source, settings_, rng)
+            # The users, their items, an edge's visibility, the order of the hidden ones.
+            assert rng.n < 50 + 100 + 2 * 50 * 20 + 10
+
+
+def test_neither_the_order_of_a_source_nor_its_repeats_matter():
+    source = block_log()
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(source.users)), 2))
+    again = dataclasses.replace(source, users=source.users[order], items=source.items[order])
+    for seed in range(5):
+        one, other = (sample_episode(s, config(), np.random.default_rng(seed))
+                      for s in (source, again))  # fmt: skip
+        assert edges(one) == edges(other)
+        assert torch.equal(one.input.text, other.input.text)
 
 
 def test_a_source_without_text_gives_episodes_without_text():
