@@ -136,7 +136,7 @@ class Checkpoint:
         x = GraphInput(graph, text, spectral_rank=self.config.spectral_rank)
         with torch.no_grad():
             scores: Tensor = model(x).rows(0, _GOLDEN_USERS)
-        return scores
+        return scores.contiguous()
 
     def card(self) -> str:
         """Return the README: what it is, what it was trained on, how to use it."""

@@ -16,12 +16,12 @@ from gnnrec.scores import ScoreVectors, Walk
 
 # Chosen on held-out training interactions of Gowalla and Yelp2018.
 _START = {
-    "row_exponent": 0.25,
-    "user_exponent": 0.35,
-    "item_exponent": 0.45,
-    "output_exponent": 0.33,
-    "log2_ridge": -3.25,
-    "log2_tail": 0.0,
+    "row_exponent": 0.3,
+    "user_exponent": 0.27,
+    "item_exponent": 0.36,
+    "output_exponent": 0.36,
+    "log2_ridge": -4.25,
+    "log2_tail": -0.1,
     "cosine_weight": 0.5,
 }
 _HEADS = ("row_exponent", "output_exponent", "cosine_weight")

@@ -73,6 +73,44 @@ def test_ties_at_the_boundary_go_to_the_lower_code_in_wide_rows():
     assert values[1].tolist() == [1.0] + [0.0] * 9
 
 
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 12),
+    width=st.integers(1, 5),
+    tail=st.integers(0, 3),
+    block=st.sampled_from([1, 2, 7]),
+    transposed=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_block_maxima_change_nothing(seed, k, width, tail, block, transposed):
+    # From too few blocks to search by maxima up to many, with ties, -inf and a part of a block.
+    n = max(k, 2 * width * (k + 1) * block // 3 + tail)
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-2, 2 * k, (5, n)).astype(np.float32)
+    scores[rng.random((5, n)) < 0.3] = -np.inf
+    scores[0] = -np.inf
+    expected = reference(scores, k)
+    given_scores = torch.from_numpy(scores)
+    if transposed:
+        given_scores = given_scores.T.contiguous().T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rank, "_BLOCK", block)
+        values, columns = rank_scores(given_scores, k)
+    np.testing.assert_array_equal(values.numpy(), expected[0])
+    np.testing.assert_array_equal(
+        np.where(np.isneginf(values.numpy()), -1, columns.numpy()), expected[1]
+    )
+
+
+@pytest.mark.parametrize("place", [0, 700, 4999])
+def test_one_nan_among_many_scores_is_found(place):
+    scores = torch.rand(3, 5000)
+    scores[1, place] = torch.nan
+    for layout in (scores, scores.T.contiguous().T):
+        with pytest.raises(GnnrecError, match="not a number"):
+            rank_scores(layout, 5)
+
+
 def test_negative_zero_equals_zero():
     values, columns = rank_scores(torch.tensor([[-0.0, 0.0, -0.0, 1.0]]), 3)
     assert columns.tolist() == [[3, 0, 1]]
@@ -123,15 +161,28 @@ def test_renaming_items_renames_the_ranking(seed):
 
 
 def test_a_chunk_stays_near_the_memory_target(monkeypatch):
-    monkeypatch.setattr(rank, "_CHUNK_BYTES", 4 * 50 * 8)
     sizes = []
 
     def score(rows):
         sizes.append(len(rows))
         return torch.zeros(len(rows), 50)
 
-    top_k_from(score, 20, 50, 3)
-    assert sizes == [8, 8, 4]
+    for target in (1, 4 * 50 * 200):
+        monkeypatch.setitem(rank._CHUNK_BYTES, "cpu", target)
+        top_k_from(score, 200, 50, 3)
+    assert sizes == [64, 64, 64, 8, 192, 8]
+
+
+def test_one_user_gets_the_same_bits_as_among_many():
+    rng = torch.Generator().manual_seed(0)
+    users, items = torch.randn(70, 48, generator=rng), torch.randn(3000, 48, generator=rng)
+    whole = items @ users.T
+    if not all(torch.equal(items @ users[:n].T, whole[:, :n]) for n in (16, 17, 40)):
+        pytest.skip("this BLAS rounds by the number of rows, beyond 16 too")
+    expected = top_k(users, items, 5)
+    for chunk in (1, 3, 16, 69):
+        for got, wanted in zip(top_k(users, items, 5, chunk_users=chunk), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
 
 
 def test_scores_that_are_excluded_by_the_scorer_leave_places_empty():

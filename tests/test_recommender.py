@@ -44,6 +44,15 @@ def test_lists(fitted, frame):
     assert len(everything) == frame.user_id.nunique() * frame.item_id.nunique()
 
 
+def test_one_user_gets_what_they_get_among_all(fitted):
+    everyone = fitted.recommend(k=5)
+    for user, rows in everyone.groupby("user_id"):
+        alone = fitted.recommend([user], k=5)
+        assert set(alone.user_id) == {user} and alone.known.all()
+        assert alone["rank"].tolist() == rows["rank"].tolist()
+        np.testing.assert_allclose(alone.score, rows.score, rtol=1e-5)
+
+
 ids = st.one_of(
     st.lists(st.integers(-(2**62), 2**62), min_size=2, max_size=8, unique=True),
     st.lists(
