@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+from common import RESULTS, machine
 
-from gnnrec.checkpoint import Checkpoint, versions
+from gnnrec.checkpoint import Checkpoint
 from gnnrec.compare import compare
 from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
 from gnnrec.console import text_table
@@ -31,7 +29,6 @@ from gnnrec.sources import open_log
 from gnnrec.storage import whole_file
 from gnnrec.text import DEFAULT_TEXT_MODEL
 
-RESULTS = Path(__file__).parent / "results"
 PAIRS = (
     ("ml-1m", "ml-100k", "lightgcn"),
     ("goodbooks-10k", "ifdb", "lightgcn"),
@@ -41,16 +38,6 @@ PAIRS = (
 )
 ARMS = ("scratch", "zero-shot", "final:1")
 FRACTION = 0.1
-
-
-def hardware() -> str:
-    """Processor and cores, as one field."""
-    name = platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        name = models[0].split(":", 1)[1].strip() if models else name
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def pretrained(source: str, encoder: str, device: str) -> Checkpoint:
@@ -85,20 +72,22 @@ def flat(
         for key in ("relative", "relative_low", "relative_high"):
             out[f"{key}_to_{other}"] = f"{found[0][key]:.5f}" if found else ""
     parameters = row["parameters"] or {}
-    return out | {
-        "n_kept": row["n_kept"],
-        "n_test": row["n_test"],
-        "n_test_users": row["n_test_users"],
-        "split_sha256": row["split_sha256"],
-        "train_seconds": f"{row['seconds']['train']:.2f}",
-        "feature_seconds": row["feature_seconds"],
-        "trained_parameters": parameters.get("trained", 0),
-        "total_parameters": parameters.get("total", 0),
-        "best_steps": " ".join("+".join(map(str, steps)) for steps in row["best_steps"]),
-        "device": device,
-        "hardware": hardware(),
-        "versions": " ".join(f"{k}={v}" for k, v in versions().items()),
-    }
+    return (
+        out
+        | {
+            "n_kept": row["n_kept"],
+            "n_test": row["n_test"],
+            "n_test_users": row["n_test_users"],
+            "split_sha256": row["split_sha256"],
+            "train_seconds": f"{row['seconds']['train']:.2f}",
+            "feature_seconds": row["feature_seconds"],
+            "trained_parameters": parameters.get("trained", 0),
+            "total_parameters": parameters.get("total", 0),
+            "best_steps": " ".join("+".join(map(str, steps)) for steps in row["best_steps"]),
+            "device": device,
+        }
+        | machine()
+    )
 
 
 def markdown() -> str:

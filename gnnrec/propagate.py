@@ -133,6 +133,12 @@ class SparseOperator:
         other._matrix, other._transposed = self._transposed, self._matrix
         return other
 
+    def scipy(self) -> sp.csr_array:
+        """The matrix as scipy CSR; on the processor it shares the operator's memory."""
+        csr = self.csr.cpu()
+        parts = (csr.values(), csr.col_indices(), csr.crow_indices())
+        return sp.csr_array(tuple(part.numpy() for part in parts), shape=self.shape)
+
     def to(self, device: torch.device | str) -> SparseOperator:
         """Return the operator on a device, itself where it is there already."""
         if self._matrix.csr.device == torch.device(device):

@@ -226,3 +226,11 @@ def test_no_user_input_equals_a_zero_table():
     # Half of the tables are known to be zero and are not computed.
     assert [table is None for table in given_none[0]] == [True, False, True, False]
     assert [table is None for table in given_none[1]] == [False, True, False, True]
+
+
+def test_the_scipy_view_is_the_matrix_and_shares_its_memory():
+    matrix = sp.random_array((5, 7), density=0.4, format="csr", rng=np.random.default_rng(0))
+    operator = SparseOperator(sp.csr_array(matrix.astype(np.float32)))
+    assert np.array_equal(operator.scipy().toarray(), matrix.toarray().astype(np.float32))
+    assert np.array_equal(operator.T.scipy().toarray(), operator.scipy().toarray().T)
+    assert operator.scipy().data.ctypes.data == operator.csr.values().data_ptr()

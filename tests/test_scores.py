@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gnnrec.propagate import SparseOperator
 from gnnrec.scores import ScoreVectors, Walk, rows_of
 
-N_USERS, N_ITEMS = 7, 11
+N_USERS, N_ITEMS = 12, 11
 
 
 def made_up(walk, seed=0):
@@ -36,7 +36,10 @@ def made_up(walk, seed=0):
 def test_rows_and_pairs_equal_the_dense_table(walk):
     scores, dense = made_up(walk)
     np.testing.assert_allclose(scores.rows(0, N_USERS), dense, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(scores.rows(2, 5), dense[2:5], rtol=1e-5, atol=1e-5)
+    for begin in (0, 2):  # many users at once, and few: two ways
+        for end in (5, N_USERS):
+            found = scores.rows(begin, end)
+            np.testing.assert_allclose(found, dense[begin:end], rtol=1e-5, atol=1e-5)
     found = scores.score(torch.tensor([6, 1]), torch.tensor([0, 3, 9]))
     np.testing.assert_allclose(found, dense[[6, 1]][:, [0, 3, 9]], rtol=1e-5, atol=1e-5)
     assert scores.rows(0, 0).shape == (0, N_ITEMS)
