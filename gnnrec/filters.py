@@ -73,9 +73,7 @@ class GraphFilter(nn.Module):
         kept = spectrum.sigma > _NULL * spectrum.sigma.max()
         connected = x.item_degrees > 0
         sigma, directions = spectrum.sigma * kept, spectrum.item * kept * connected[:, None]
-        response, slope = filter_response(
-            sigma, 2.0 ** n["log2_ridge"], 2.0 ** n["log2_tail"]
-        )
+        response, slope = filter_response(sigma, 2.0 ** n["log2_ridge"], 2.0 ** n["log2_tail"])
         start = x.graph.by_degree(0.0, -n["row_exponent"])
         arriving = x.item_degrees.clamp_min(1.0) ** n["output_exponent"] * connected
         items = torch.cat([directions * arriving[:, None], _unit(directions)], dim=1)
