@@ -38,10 +38,12 @@ class BipartiteGraph:
                 f"edge codes must lie in [0, {n_users}) x [0, {n_items}); found up to "
                 f"({users.max()}, {items.max()})"
             )
-        ones = np.ones(len(users), dtype=np.float32)
-        matrix = sp.csr_array((ones, (users, items)), shape=(n_users, n_items))
-        matrix.sum_duplicates()
-        matrix.data[:] = 1.0  # repeated pairs are one edge
+        # Repeated pairs are one edge: their sum is not read, so bytes do while pairs are sorted.
+        marks = np.ones(len(users), dtype=np.int8)
+        pairs = sp.csr_array((marks, (users, items)), shape=(n_users, n_items))
+        ones = np.ones(pairs.nnz, dtype=np.float32)
+        matrix = sp.csr_array((ones, pairs.indices, pairs.indptr), shape=pairs.shape)
+        matrix.has_canonical_format = True
         self.user_items: sp.csr_array = matrix
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from gnnrec.errors import DataError
 from gnnrec.ids import Vocabulary, extend_ids, factorize_ids
+from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.items import ItemTable, read_items
-from gnnrec.tables import data_error, read_table, row_number, shown, source_name
+from gnnrec.tables import (
+    data_error,
+    dates,
+    in_seconds,
+    numbers,
+    read_table,
+    row_number,
+    shown,
+    source_name,
+)
 
 __all__ = [
     "Columns",
@@ -27,9 +38,6 @@ __all__ = [
 ]
 
 _RESERVED = ("score", "rank", "known")
-# A median timestamp above the bound is in that many units per second; as seconds, 1e11 is the
-# year 5138, so nothing recorded in seconds is mistaken.
-_TIME_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Interactions:
         """
         columns = columns or Columns()
         where = source_name(df, where)
-        _check_columns(df, columns, where)
+        _check_columns(list(df.columns), columns, where)
         if df.empty:
             raise data_error(where, "no rows", "at least one interaction", "check its source")
         users, user_ids = factorize_ids(df, columns.user, where)
@@ -122,6 +130,16 @@ class Interactions:
         times = None
         if columns.timestamp in df.columns:
             times = _timestamps(df, columns.timestamp, where)
+        log = CodedLog(users, user_ids, items, item_ids, weights, times)
+        return cls._from_codes(log, columns, min_weight, where)
+
+    @classmethod
+    def _from_codes(
+        cls, log: CodedLog, columns: Columns, min_weight: float | None, where: str
+    ) -> Interactions:
+        """Drop the rows of a small weight, then collapse repeated pairs."""
+        users, items, weights, times = log.users, log.items, log.weights, log.timestamps
+        user_ids, item_ids = log.user_ids, log.item_ids
         n_below = 0
         if min_weight is not None:
             if weights is None:
@@ -139,20 +157,17 @@ class Interactions:
                 weights = weights[keep]
                 times = None if times is None else times[keep]
         n_rows = len(users)
-        pair, distinct = pd.factorize(users * len(item_ids) + items)
-        if len(distinct) < n_rows:
-            users, items = np.divmod(np.asarray(distinct), len(item_ids))
-            weights = None if weights is None else _largest(weights, pair, len(distinct))
-            times = None if times is None else _largest(times, pair, len(distinct))
+        shape = len(user_ids), len(item_ids)
+        users, items, weights, times = _collapse(users, items, shape, weights, times)
         return cls(
-            users,
-            items,
+            users.astype(np.int64, copy=False),
+            items.astype(np.int64, copy=False),
             user_ids,
             item_ids,
             None if weights is None else weights.astype(np.float32),
             times,
             columns,
-            n_rows - len(distinct),
+            n_rows - len(users),
             n_below,
         )
 
@@ -239,13 +254,21 @@ def read_interactions(
 ) -> Interactions:
     """Read a log in any format of `read_table`; see `Interactions.from_frame`.
 
+    A plain file is read batch by batch (`gnnrec.ingest`), any other as a whole; the result is the
+    same.
+
     Raises:
         DataError: The file or a value in it is not usable.
     """
-    return Interactions.from_frame(read_table(path), columns, min_weight, str(path))
+    columns = columns or Columns()
+    log = stream_log(path, columns.user, columns.item, columns.weight, columns.timestamp)
+    if log is None:
+        return Interactions.from_frame(read_table(path), columns, min_weight, str(path))
+    _check_columns(log.names, columns, str(path))
+    return Interactions._from_codes(log, columns, min_weight, str(path))
 
 
-def _check_columns(df: pd.DataFrame, columns: Columns, where: str) -> None:
+def _check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
     if columns.user == columns.item:
         found = f"one column {columns.user!r} for users and items"
         raise data_error(where, found, "two columns", "name them with --user-column, --item-column")
@@ -253,7 +276,7 @@ def _check_columns(df: pd.DataFrame, columns: Columns, where: str) -> None:
         if name in _RESERVED:
             cure = "rename it: a recommendation has a column of that name"
             raise data_error(where, f"ids in a column {name!r}", "another name", cure)
-    names = [str(name) for name in df.columns]
+    names = [str(name) for name in given]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise data_error(where, f"the column {twice!r} twice", "distinct names", "rename one")
@@ -261,7 +284,7 @@ def _check_columns(df: pd.DataFrame, columns: Columns, where: str) -> None:
     for role in ("user", "item", "timestamp", "weight"):
         wanted = getattr(columns, role)
         optional = role in ("timestamp", "weight") and wanted == getattr(defaults, role)
-        if wanted in df.columns or optional:
+        if wanted in given or optional:
             continue
         lowered = {name.lower(): name for name in names}
         near = difflib.get_close_matches(wanted.lower(), lowered, n=1, cutoff=0.5) or [
@@ -279,17 +302,58 @@ def _compact(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.asarray(fresh, dtype=np.int64), ids[np.asarray(used)]
 
 
-def _largest(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    out = np.full(n_groups, -np.inf)
-    np.maximum.at(out, group, values)
-    return out
+def _collapse(
+    users: np.ndarray,
+    items: np.ndarray,
+    shape: tuple[int, int],
+    weights: np.ndarray | None,
+    times: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Keep the first row of each pair, with the pair's largest weight and time. O(n_rows).
+
+    Args:
+        users: (n_rows,) codes.
+        items: (n_rows,) codes.
+        shape: Sizes of the two vocabularies.
+        weights: (n_rows,), or None.
+        times: (n_rows,), or None.
+    """
+    # Equal pairs become neighbours in a matrix whose entries are the numbers of their rows.
+    index = np.int32 if max(*shape, len(users)) < 2**31 else np.int64
+    pairs = (users.astype(index, copy=False), items.astype(index, copy=False))
+    matrix = sp.coo_array((np.arange(len(users), dtype=index), pairs), shape=shape)
+    matrix.has_canonical_format = True  # or tocsr would add the entries of a pair up
+    matrix = matrix.tocsr()
+    matrix.sort_indices()
+    again = np.zeros(len(users), dtype=bool)
+    np.equal(matrix.indices[1:], matrix.indices[:-1], out=again[1:])
+    again[matrix.indptr[:-1][matrix.indptr[:-1] < len(users)]] = False  # another user's first item
+    if not again.any():
+        return users, items, weights, times
+    among = again.copy()
+    among[:-1] |= again[1:]
+    rows = matrix.data[among]
+    starts = np.flatnonzero(~again[among])
+    first = np.minimum.reduceat(rows, starts)
+    kept = np.ones(len(users), dtype=bool)
+    kept[rows] = False
+    kept[first] = True
+
+    def largest(values: np.ndarray | None) -> np.ndarray | None:
+        if values is None:
+            return None
+        values = values.copy()  # it may be a column of the caller's table
+        values[first] = np.maximum.reduceat(values[rows], starts)
+        return values[kept]
+
+    return users[kept], items[kept], largest(weights), largest(times)
 
 
 def _weights(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
     """(n_rows,) float64, finite, not negative, within the range of float32."""
     with np.errstate(over="ignore"):
-        numbers = _numbers(df[column])
-        good = np.isfinite(numbers.astype(np.float32)) & (numbers >= 0)
+        weights = numbers(df[column])
+        good = np.isfinite(weights.astype(np.float32)) & (weights >= 0)
     if not good.all():
         position = int((~good).argmax())
         raise data_error(
@@ -300,18 +364,7 @@ def _weights(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
             row=row_number(df, position),
             column=column,
         )
-    return numbers
-
-
-def _numbers(values: pd.Series) -> np.ndarray:
-    """(n,) float64 with NaN where a value is missing or is not a number."""
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return np.full(len(values), np.nan)
-    if values.dtype == object:
-        # Only plain values: to_numeric fails on nested ones even where it is told to coerce.
-        values = values.where(values.map(lambda v: isinstance(v, (str, int, float, np.number))))
-    numbers = pd.to_numeric(values, errors="coerce")
-    return np.asarray(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+    return weights
 
 
 def _timestamps(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
@@ -319,15 +372,15 @@ def _timestamps(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
     values = df[column]
     seconds = np.full(len(values), np.nan)
     if not pd.api.types.is_bool_dtype(values.dtype):
-        seconds = _numbers(values)
+        seconds = numbers(values)
         if np.isnan(seconds).any() and not pd.api.types.is_numeric_dtype(values.dtype):
-            dates = _dates(values)
-            if np.isfinite(dates).sum() > np.isfinite(seconds).sum():
-                seconds = dates
+            from_dates = dates(values)
+            if np.isfinite(from_dates).sum() > np.isfinite(seconds).sum():
+                seconds = from_dates
             elif np.isfinite(seconds).any():
-                seconds = _scaled(seconds)
+                seconds = in_seconds(seconds)
         else:
-            seconds = _scaled(seconds)
+            seconds = in_seconds(seconds)
     good = np.isfinite(seconds)
     if not good.all():
         position = int((~good).argmax())
@@ -341,20 +394,3 @@ def _timestamps(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
             column=column,
         )
     return seconds
-
-
-def _scaled(numbers: np.ndarray) -> np.ndarray:
-    finite = np.abs(numbers[np.isfinite(numbers)])
-    median = float(np.median(finite)) if len(finite) else 0.0
-    return numbers / next((per for bound, per in _TIME_UNITS if median > bound), 1.0)
-
-
-def _dates(values: pd.Series) -> np.ndarray:
-    """(n,) float64 seconds with NaN where a value is not a date."""
-    if not pd.api.types.is_datetime64_any_dtype(values.dtype):
-        values = values.map(lambda v: v.strip() if isinstance(v, str) else v)
-    dates = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-    micro = dates.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
-    seconds = micro.astype(np.int64) / 1e6
-    seconds[np.isnat(micro)] = np.nan
-    return np.asarray(seconds)

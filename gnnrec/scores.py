@@ -12,7 +12,6 @@ from torch import Tensor
 from gnnrec.propagate import SparseOperator
 from gnnrec.rank import top_k, top_k_from
 
-
 _FEW = 8  # users whose walks are found by sparse products
 
 

@@ -26,9 +26,12 @@ from gnnrec.errors import DataError
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".jsonl", ".ndjson")
 _SNIFFED = ("::", "\t", ",", ";", "|", " ")
 _SOURCE = "gnnrec_source"  # key in DataFrame.attrs
-_MAX_BYTES = 8 << 30  # a compressed file that grows beyond this is taken for an accident
+MAX_BYTES = 8 << 30  # a compressed file that grows beyond this is taken for an accident
 _UNIT_SEPARATOR = b"\x1f"  # stands in for '::', since the reader knows delimiters of one byte
 _MOVIELENS_HEADER = ("user_id", "item_id", "weight", "timestamp")
+# A median timestamp above the bound is in that many units per second; as seconds, 1e11 is the
+# year 5138, so nothing recorded in seconds is mistaken.
+_TIME_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 
 
 def data_error(
@@ -104,7 +107,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     where = str(path)
-    suffix = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    suffix = table_suffix(path)
     if path.is_dir():
         raise data_error(where, "a folder", "a file", "name one file in it")
     if not path.is_file():
@@ -124,12 +127,18 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if suffix in (".jsonl", ".ndjson"):
             frame, source = _read_json(where, data), {"kind": "json"}
         else:
-            delimiter = {".csv": ",", ".tsv": "\t"}.get(suffix) or _sniff(data)
+            delimiter = separator(suffix, data)
             frame, source = _read_delimited(where, data, delimiter)
     if frame.empty:
         raise _no_rows(where)
     frame.attrs[_SOURCE] = {"path": where, **source}
     return frame
+
+
+def table_suffix(path: Path) -> str:
+    """Return the suffix that tells the format, in lower case: the one before a `.gz`."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
 
 
 def _content(path: Path) -> bytes:
@@ -138,7 +147,7 @@ def _content(path: Path) -> bytes:
     try:
         if path.suffix.lower() == ".gz":
             with gzip.open(path) as stream:
-                data = stream.read(_MAX_BYTES + 1)
+                data = stream.read(MAX_BYTES + 1)
         else:
             data = path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -146,7 +155,7 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         found = str(error.strerror)
         raise data_error(where, found, "a readable file", "check its rights") from None
-    if len(data) > _MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise data_error(where, "more than 8 GiB of text", "less", "convert it to Parquet")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -167,8 +176,10 @@ def _check_utf8(where: str, data: bytes) -> None:
         raise data_error(where, found, "UTF-8 text", "save the file as UTF-8", row=row) from None
 
 
-def _sniff(data: bytes) -> str:
-    """Return the first known separator that the first line contains."""
+def separator(suffix: str, data: bytes) -> str:
+    """Return the suffix's separator, or else the first known one that the first line contains."""
+    if suffix in (".csv", ".tsv"):
+        return "," if suffix == ".csv" else "\t"
     first = data.lstrip(b"\r\n").split(b"\n", 1)[0].decode("utf-8", "replace")
     return next((mark for mark in _SNIFFED if mark in first), ",")
 
@@ -202,7 +213,7 @@ def _read_delimited(where: str, data: bytes, delimiter: str) -> tuple[pd.DataFra
         raise data_error(where, error.args[0], "a header", "check the quotes", row=1) from None
     names = [cell.strip() for cell in cells]
     _check_utf8(where, "\n".join(names).encode() if "\ufffd" not in "".join(names) else data)
-    if all(_is_number(name) for name in names):
+    if all(is_number(name) for name in names):
         if delimiter != "::" or len(names) not in (3, 4):
             found = f"numbers ({shown(', '.join(names))}) in the first line"
             raise data_error(where, found, "column names", "add a header line", row=line)
@@ -286,7 +297,8 @@ def _check_names(where: str, names: list[str], delimiter: str, line: int) -> Non
         raise data_error(where, found, f"columns separated by {shown(delimiter)}", cure, row=line)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number."""
     try:
         float(text)
     except ValueError:
@@ -327,3 +339,32 @@ def _read_json(where: str, data: bytes) -> pd.DataFrame:
             raise data_error(where, found, "a JSON object", "write one on each line", row=number)
         records.append(record)
     return pd.DataFrame.from_records(records)
+
+
+def numbers(values: pd.Series) -> np.ndarray:
+    """(n,) float64 with NaN where a value is missing or is not a number."""
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return np.full(len(values), np.nan)
+    if values.dtype == object:
+        # Only plain values: to_numeric fails on nested ones even where it is told to coerce.
+        values = values.where(values.map(lambda v: isinstance(v, (str, int, float, np.number))))
+    parsed = pd.to_numeric(values, errors="coerce")
+    return np.asarray(parsed.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def in_seconds(times: np.ndarray) -> np.ndarray:
+    """Scale times to seconds from milli-, micro- or nanoseconds where their median says so."""
+    finite = np.abs(times[np.isfinite(times)])
+    median = float(np.median(finite)) if len(finite) else 0.0
+    return times / next((per for bound, per in _TIME_UNITS if median > bound), 1.0)
+
+
+def dates(values: pd.Series) -> np.ndarray:
+    """(n,) float64 seconds with NaN where a value is not a date."""
+    if not pd.api.types.is_datetime64_any_dtype(values.dtype):
+        values = values.map(lambda v: v.strip() if isinstance(v, str) else v)
+    parsed = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
+    micro = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    seconds = micro.astype(np.int64) / 1e6
+    seconds[np.isnat(micro)] = np.nan
+    return np.asarray(seconds)

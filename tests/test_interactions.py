@@ -109,6 +109,32 @@ def test_repeated_pairs_keep_latest_time_largest_weight_first_place() -> None:
     assert log.weights.dtype == np.float32 and log.timestamps.dtype == np.float64
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(0, 9), st.integers(0, 9)),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_collapsing_equals_a_dictionary(rows: list[tuple[int, int, int, int]]) -> None:
+    expected: dict[tuple[int, int], tuple[int, int]] = {}
+    for user, item, weight, time in rows:
+        before = expected.get((user, item), (0, 0))
+        expected[user, item] = max(weight, before[0]), max(time, before[1])
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "weight", "timestamp"])
+    given_rows = table.copy()
+    log = Interactions.from_frame(table)
+    pairs = zip(log.user_ids[log.users].tolist(), log.item_ids[log.items].tolist(), strict=True)
+    assert list(pairs) == list(expected)
+    assert log.weights is not None and log.timestamps is not None
+    assert list(zip(log.weights.tolist(), log.timestamps.tolist(), strict=True)) == list(
+        expected.values()
+    )
+    assert log.n_dropped_duplicates == len(rows) - len(expected)
+    pd.testing.assert_frame_equal(table, given_rows)
+
+
 def test_min_weight_comes_before_collapsing() -> None:
     table = frame(weight=[1, 5])
     log = Interactions.from_frame(table, min_weight=4)

@@ -23,6 +23,7 @@ ORDER = [
     "tables",
     "ids",
     "items",
+    "ingest",
     "interactions",
     "parsers",
     "registry",

@@ -1,0 +1,363 @@
+"""A plain log file -> codes, batch by batch: the fast way in, for files that need no explaining.
+
+Only the columns asked for are held, as codes and numbers. Whatever is not plain (a missing or blank
+cell, an id to be trimmed, a number that is none, a damaged file, an unknown type) ends this way
+without a word: `gnnrec.tables.read_table` then reads the file from its start, and accepts or
+explains it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+
+from gnnrec.ids import CodeBook, text_words, words_text
+from gnnrec.tables import (
+    MAX_BYTES,
+    SUFFIXES,
+    dates,
+    in_seconds,
+    is_number,
+    numbers,
+    separator,
+    table_suffix,
+)
+
+_BATCH_ROWS = 2**17  # enough for array operations, and the arrays still fit the processor's cache
+_BATCH_BYTES = 2**21
+_AHEAD = 3  # batches that may wait for a column's thread
+_MAX_DIGITS = 18  # more may not fit 64 bits
+
+# Given the names of the columns wanted, yields their arrays, batch by batch, in that order.
+_Batches = Callable[[list[str]], Iterator[list[pa.Array]]]
+
+
+@dataclass(frozen=True, eq=False)
+class CodedLog:
+    """The rows of a log as codes, in the order of the file, repeated pairs included.
+
+    Attributes:
+        users: (n_rows,) integer codes, by first appearance.
+        user_ids: (n_users,) raw ids by code, int64 or object of str.
+        items: (n_rows,) integer codes, by first appearance.
+        item_ids: (n_items,) raw ids by code, int64 or object of str.
+        weights: (n_rows,) float64, or None where the log has none.
+        timestamps: (n_rows,) float64 seconds since 1970 UTC, or None where the log has none.
+        names: The names of all columns of the file.
+    """
+
+    users: np.ndarray
+    user_ids: np.ndarray
+    items: np.ndarray
+    item_ids: np.ndarray
+    weights: np.ndarray | None = None
+    timestamps: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+
+
+def stream_log(
+    path: str | Path, user: str, item: str, weight: str | None = None, timestamp: str | None = None
+) -> CodedLog | None:
+    """Read a plain log without ever holding its table; codes are int32. O(n_rows).
+
+    Parquet, and text with a separator of one byte, also packed by gzip. One thread reads, and each
+    column is encoded in a thread of its own. Memory: 4 bytes per row for a column of ids and 8 for
+    another, twice that for a moment at the end, and the distinct ids.
+
+    Args:
+        path: The file.
+        user: Name of the column of user ids.
+        item: Name of the column of item ids.
+        weight: Name of the column of weights; the file may lack it.
+        timestamp: Name of the column of times; the file may lack it.
+
+    Returns:
+        What validation of `read_table(path)` would come to, or None where the file is not plain.
+    """
+    roles = [name for name in (user, item, weight, timestamp) if name is not None]
+    if len(set(roles)) < len(roles):
+        return None
+    users, items, weights, times = _Ids(), _Ids(), _Weights(), _Times()
+    encoders: dict[str | None, _Encoder] = {
+        user: users,
+        item: items,
+        weight: weights,
+        timestamp: times,
+    }
+    try:
+        with ExitStack() as stack:
+            names, batches = _open(Path(path), stack)
+            wanted = [name for name in roles if name in names or name in (user, item)]
+            _feed(batches(wanted), [encoders[name] for name in wanted])
+        return CodedLog(
+            users.codes(),
+            users.ids(),
+            items.codes(),
+            items.ids(),
+            weights.values() if weight in wanted else None,
+            times.values() if timestamp in wanted else None,
+            tuple(names),
+        )
+    except (ValueError, KeyError, OSError, EOFError, zlib.error, pa.ArrowException):
+        return None  # not plain
+
+
+def _feed(batches: Iterator[list[pa.Array]], encoders: list[_Encoder]) -> None:
+    """Give each encoder its column of every batch, in order and in a thread of its own."""
+    waiting: deque[list[Future[None]]] = deque()
+
+    def finish() -> None:
+        for part in waiting.popleft():
+            part.result()
+
+    with ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in encoders]
+        for batch in batches:
+            parts = zip(threads, encoders, batch, strict=True)
+            waiting.append([thread.submit(each.add, column) for thread, each, column in parts])
+            if len(waiting) > _AHEAD:
+                finish()
+        while waiting:
+            finish()
+
+
+# Sources: the names of a file's columns, and their arrays batch by batch.
+
+
+def _open(path: Path, stack: ExitStack) -> tuple[list[str], _Batches]:
+    suffix, packed = table_suffix(path), path.suffix.lower() == ".gz"
+    if suffix not in SUFFIXES or suffix in (".jsonl", ".ndjson"):
+        raise ValueError("a format of the careful way")
+    if suffix == ".parquet":
+        return _open_parquet(path, stack)
+    streams = [
+        cast(BinaryIO, stack.enter_context(gzip.open(path) if packed else path.open("rb")))
+        for _ in range(2)
+    ]
+    names, cells, mark = _header(streams[0].read(_BATCH_BYTES), suffix)
+    text = _Text(streams[1], MAX_BYTES if packed else None)
+
+    def batches(wanted: list[str]) -> Iterator[list[pa.Array]]:
+        chosen = [cells[names.index(name)] for name in wanted]
+        reader = pa_csv.open_csv(
+            text,
+            read_options=pa_csv.ReadOptions(block_size=_BATCH_BYTES),
+            parse_options=pa_csv.ParseOptions(delimiter=mark, newlines_in_values=True),
+            convert_options=pa_csv.ConvertOptions(
+                include_columns=chosen,
+                column_types=dict.fromkeys(chosen, pa.string()),
+                strings_can_be_null=False,
+            ),
+        )
+        for batch in stack.enter_context(reader):
+            yield batch.columns
+        text.finish()
+
+    return names, batches
+
+
+def _open_parquet(path: Path, stack: ExitStack) -> tuple[list[str], _Batches]:
+    file = stack.enter_context(pa_parquet.ParquetFile(path, memory_map=True))
+    names = list(file.schema_arrow.names)
+    if len(set(names)) < len(names):
+        raise ValueError("a repeated column name")
+
+    def batches(wanted: list[str]) -> Iterator[list[pa.Array]]:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
+            yield [batch.column(name) for name in wanted]
+
+    return names, batches
+
+
+def _header(first: bytes, suffix: str) -> tuple[list[str], list[str], str]:
+    """Return the names of the columns, as they stand in the file too, and the separator."""
+    head, line_break, _ = first.removeprefix(codecs.BOM_UTF8).partition(b"\n")
+    mark = separator(suffix, head)
+    cells = head.decode("utf-8").removesuffix("\r").split(mark)
+    names = [cell.strip() for cell in cells]
+    if (
+        not line_break
+        or len(mark) > 1
+        or len(set(names)) < len(names)
+        or any(sign in name for sign in '"\r' for name in names)
+        or all(is_number(name) for name in names)
+    ):
+        raise ValueError("not a plain header")
+    return names, cells, mark
+
+
+class _Text(io.RawIOBase):
+    """A stream that ends with ValueError at a NUL, at bytes that are not UTF-8, at an open quote.
+
+    Args:
+        stream: The file.
+        limit: Bytes after which it is given up.
+    """
+
+    def __init__(self, stream: BinaryIO, limit: int | None) -> None:
+        self._stream = stream
+        self._left = limit
+        self._quotes = 0
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._quotes += data.count(b'"')
+        if not data.isascii() or self._utf8.getstate()[0]:
+            self._utf8.decode(data)
+        if self._left is not None:
+            self._left -= len(data)
+        if b"\0" in data or (self._left is not None and self._left < 0):
+            raise ValueError("a NUL, or too much")
+        return data
+
+    def finish(self) -> None:
+        """Check what can be known only at the end of the file."""
+        self._utf8.decode(b"", final=True)
+        if self._quotes % 2:
+            raise ValueError("an open quote, or one inside a cell")
+
+
+# Encoders: what is kept of a column.
+
+
+class _Encoder(Protocol):
+    def add(self, column: pa.Array) -> None:
+        """Take the column's next rows in; ValueError where one is not plain."""
+
+
+class _Ids:
+    """Ids as codes; what an id is, `gnnrec.ids.factorize_ids` says."""
+
+    def __init__(self) -> None:
+        self._book = CodeBook()
+        self._codes: list[np.ndarray] = []
+        self._texts: list[np.ndarray] = []  # stays empty for integers
+
+    def add(self, column: pa.Array) -> None:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if column.null_count or not (_is_text(column) or pa.types.is_integer(column.type)):
+            raise ValueError("no id, or a type of the careful way")
+        if not len(column):
+            return
+        if not _is_text(column):
+            integers = column.cast(pa.int64()).to_numpy()
+            self._codes.append(self._book.encode([integers.view(np.uint64)]))
+            return
+        words = text_words(column)
+        if words is None:
+            raise ValueError("a long id, or one with a NUL")
+        n_known = len(self._book)
+        self._codes.append(self._book.encode(words))
+        if len(self._book) > n_known:
+            texts = words_text(self._book.words(n_known))
+            blank = pc.any(pc.equal(texts, "")).as_py()
+            if blank or not pc.utf8_trim_whitespace(texts).equals(texts):
+                raise ValueError("an id to be trimmed, or a blank one")
+            self._texts.append(texts.to_numpy(zero_copy_only=False))
+
+    def codes(self) -> np.ndarray:
+        """(n_rows,) int32."""
+        return _joined(self._codes)
+
+    def ids(self) -> np.ndarray:
+        """(n_ids,) int64 or object of str."""
+        if self._texts:
+            return _joined(self._texts)
+        return self._book.words()[0].view(np.int64).copy()
+
+
+class _Weights:
+    """Weights as float64; the bounds are those of `Interactions.from_frame`."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+
+    def add(self, column: pa.Array) -> None:
+        weights = _numbers(column)
+        with np.errstate(over="ignore"):
+            if not (np.isfinite(weights.astype(np.float32)) & (weights >= 0)).all():
+                raise ValueError("no weight")
+        self._parts.append(weights)
+
+    def values(self) -> np.ndarray:
+        """(n_rows,) float64."""
+        return _joined(self._parts)
+
+
+class _Times:
+    """Times as float64 seconds: all of them numbers, or all of them dates."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+        self._dates: bool | None = None
+
+    def add(self, column: pa.Array) -> None:
+        if pa.types.is_boolean(column.type):
+            raise ValueError("no time")
+        times, as_dates = _numbers(column), False
+        if not np.isfinite(times).all():
+            if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+                raise ValueError("no time")
+            times, as_dates = dates(_series(column)), True
+        if not np.isfinite(times).all() or self._dates not in (None, as_dates):
+            raise ValueError("no time, or numbers among dates")
+        self._dates = as_dates
+        self._parts.append(times)
+
+    def values(self) -> np.ndarray:
+        """(n_rows,) float64 seconds since 1970 UTC."""
+        times = _joined(self._parts)
+        return times if self._dates else in_seconds(times)
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    """(n,) float64, NaN where a cell is not a number: `gnnrec.tables.numbers`, fast for text."""
+    if column.null_count or pa.types.is_dictionary(column.type):
+        raise ValueError("no number, or a type of the careful way")
+    if not _is_text(column):
+        return numbers(_series(column))
+    longest = pc.max(pc.binary_length(column)).as_py() or 0
+    if longest <= _MAX_DIGITS and pc.all(pc.ascii_is_decimal(column)).as_py():
+        integers: np.ndarray = column.cast(pa.int64()).to_numpy()
+        return integers.astype(np.float64)
+    distinct = column.dictionary_encode()  # numbers that are not whole often repeat: 4.5, 3.5
+    parsed: np.ndarray = numbers(_series(distinct.dictionary))[distinct.indices.to_numpy()]
+    return parsed
+
+
+def _series(column: pa.Array) -> pd.Series:
+    """The column as `gnnrec.tables.read_table` would hand it on."""
+    frame: pd.DataFrame = pa.table({"": column}).to_pandas(ignore_metadata=True)
+    return frame[""]
+
+
+def _is_text(column: pa.Array) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenate, and let go of the parts; ValueError where there is none."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined
