@@ -4,24 +4,32 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def table() -> str:
-    spec = importlib.util.spec_from_file_location("pairs", ROOT / "benchmarks" / "pairs.py")
+TABLES = ("pairs", "engine")
+
+
+def table(script: str) -> str:
+    spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.markdown()
 
 
-def test_the_results_table_is_the_committed_rows():
-    assert table() in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("script", TABLES)
+def test_a_results_table_is_the_committed_rows(script):
+    assert table(script) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_measured_figure_in_the_text_is_in_the_table():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = table()
-    outside = text.replace(rows, "")
+def test_every_measured_figure_in_the_text_is_in_a_table():
+    outside = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = ""
+    for script in TABLES:
+        outside = outside.replace(table(script), "")
+        rows += table(script)
     figures = re.findall(r"0\.\d{4}|[+-]\d+\.\d %|\[[+-][\d.]+, [+-][\d.]+\]", outside)
     assert figures, "the first screen shows a real result"
     assert [figure for figure in figures if figure not in rows] == []
