@@ -174,7 +174,8 @@ class CodeBook:
     overlap, and other threads run meanwhile. A word that all ids have in common, such as the
     beginning of user_0001, is checked and otherwise left out.
 
-    Memory: 8 bytes a word and 16 to 64 bytes of table for each distinct id.
+    Memory: 8 bytes a word and 16 to 64 bytes of table for each distinct id, of which there may be
+    2^31 - 1.
     """
 
     def __init__(self) -> None:

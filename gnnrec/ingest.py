@@ -105,17 +105,17 @@ def stream_log(
             names, batches = _open(Path(path), stack)
             wanted = [name for name in roles if name in names or name in (user, item)]
             _feed(batches(wanted), [encoders[name] for name in wanted])
-        return CodedLog(
-            users.codes(),
-            users.ids(),
-            items.codes(),
-            items.ids(),
-            weights.values() if weight in wanted else None,
-            times.values() if timestamp in wanted else None,
-            tuple(names),
-        )
     except (ValueError, KeyError, OSError, EOFError, zlib.error, pa.ArrowException):
         return None  # not plain
+    return CodedLog(
+        users.codes,
+        users.ids,
+        items.codes,
+        items.ids,
+        weights.values if weight in wanted else None,
+        times.values if timestamp in wanted else None,
+        tuple(names),
+    )
 
 
 def _feed(batches: Iterator[list[pa.Array]], encoders: list[_Encoder]) -> None:
@@ -133,6 +133,8 @@ def _feed(batches: Iterator[list[pa.Array]], encoders: list[_Encoder]) -> None:
             waiting.append([thread.submit(each.add, column) for thread, each, column in parts])
             if len(waiting) > _AHEAD:
                 finish()
+        ends = zip(threads, encoders, strict=True)
+        waiting.append([thread.submit(each.close) for thread, each in ends])
         while waiting:
             finish()
 
@@ -195,7 +197,7 @@ def _header(first: bytes, suffix: str) -> tuple[list[str], list[str], str]:
         not line_break
         or len(mark) > 1
         or len(set(names)) < len(names)
-        or any(sign in name for sign in '"\r' for name in names)
+        or any(sign in cell for sign in '"\r' for cell in cells)
         or all(is_number(name) for name in names)
     ):
         raise ValueError("not a plain header")
@@ -221,7 +223,8 @@ class _Text(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        self._quotes += data.count(b'"')
+        if b'"' in data:  # much faster than to count what is not there
+            self._quotes += data.count(b'"')
         if not data.isascii() or self._utf8.getstate()[0]:
             self._utf8.decode(data)
         if self._left is not None:
@@ -243,6 +246,9 @@ class _Text(io.RawIOBase):
 class _Encoder(Protocol):
     def add(self, column: pa.Array) -> None:
         """Take the column's next rows in; ValueError where one is not plain."""
+
+    def close(self) -> None:
+        """Join what was taken in; ValueError where there was none."""
 
 
 class _Ids:
@@ -276,15 +282,12 @@ class _Ids:
                 raise ValueError("an id to be trimmed, or a blank one")
             self._texts.append(texts.to_numpy(zero_copy_only=False))
 
-    def codes(self) -> np.ndarray:
-        """(n_rows,) int32."""
-        return _joined(self._codes)
-
-    def ids(self) -> np.ndarray:
-        """(n_ids,) int64 or object of str."""
+    def close(self) -> None:
+        self.codes = _joined(self._codes)
         if self._texts:
-            return _joined(self._texts)
-        return self._book.words()[0].view(np.int64).copy()
+            self.ids = _joined(self._texts)
+        else:
+            self.ids = self._book.words()[0].view(np.int64).copy()
 
 
 class _Weights:
@@ -300,9 +303,8 @@ class _Weights:
                 raise ValueError("no weight")
         self._parts.append(weights)
 
-    def values(self) -> np.ndarray:
-        """(n_rows,) float64."""
-        return _joined(self._parts)
+    def close(self) -> None:
+        self.values = _joined(self._parts)
 
 
 class _Times:
@@ -325,10 +327,9 @@ class _Times:
         self._dates = as_dates
         self._parts.append(times)
 
-    def values(self) -> np.ndarray:
-        """(n_rows,) float64 seconds since 1970 UTC."""
+    def close(self) -> None:
         times = _joined(self._parts)
-        return times if self._dates else in_seconds(times)
+        self.values = times if self._dates else in_seconds(times)
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from gnnrec import ids, ingest
 from gnnrec.errors import DataError
+from gnnrec.graph import BipartiteGraph
 from gnnrec.ids import CodeBook, text_words, words_text
 from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.interactions import Columns, Interactions, read_interactions, read_table
@@ -242,6 +243,9 @@ def test_odd_text_is_left_to_the_careful_way(tmp_path: Path, name: str, place: s
         ("log.csv", (HEAD + ROWS).encode("utf-16")),
         ("log.csv", (HEAD + ROWS + "é,x,1,1\n").encode("latin-1")),
         ("log.csv", (HEAD + ROWS + "é").encode()[:-1]),
+        ("log.csv", b"user_id,item_id,title\n" + b"a,x,t\n" * 300 + b"a,y,\0\n"),
+        ("log.csv", b"user_id,item_id,title\n" + b"a,x,t\n" * 300 + b"a,y,\xe9\n"),
+        ("log.csv", b"user_id,item_id,title\n" + b"a,x,t\n" * 300 + b"a,y,\xc3"),
         ("log.csv", (HEAD + ROWS).replace("weight", "item_id", 1).encode()),
         ("log.csv", b"user,item_id\na,x\n"),
         ("log.csv", b"1,2\n3,4\n"),
@@ -338,6 +342,16 @@ def test_a_line_longer_than_a_batch_is_left_to_the_careful_way(tmp_path: Path) -
     path.write_text(f"user_id,item_id,title\na,x,{'t' * 3000}\n" + "b,y,t\n" * 300)
     assert streamed(path) is None
     assert_same_outcome(path)
+
+
+def test_graph_of_a_streamed_log_counts_a_pair_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id\nb,y\n" + "a,x\n" * 256 + "a,y\n")
+    log = stream_log(path, "user_id", "item_id")
+    assert log is not None and log.names == ("user_id", "item_id")
+    graph = BipartiteGraph(log.users, log.items, len(log.user_ids), len(log.item_ids))
+    assert log.user_ids.tolist() == ["b", "a"] and log.item_ids.tolist() == ["y", "x"]
+    assert graph.user_items.toarray().tolist() == [[1, 0], [1, 1]]
 
 
 # Codes, batch by batch.

@@ -135,6 +135,23 @@ def test_collapsing_equals_a_dictionary(rows: list[tuple[int, int, int, int]]) -
     pd.testing.assert_frame_equal(table, given_rows)
 
 
+def test_collapsing_one_user_of_many_rows_keeps_first_places() -> None:
+    items = np.random.default_rng(0).integers(0, 60, 1000)
+    log = Interactions.from_frame(pd.DataFrame({"user_id": 1, "item_id": items}))
+    assert log.item_ids[log.items].tolist() == pd.unique(items).tolist()
+    assert (np.diff(log.items) == 1).all()
+    both = pd.DataFrame(
+        {
+            "user_id": np.repeat(["b", "a"], 500),
+            "item_id": np.r_[items[:500], 60:0:-1, items[60:500]],
+        }
+    )
+    log = Interactions.from_frame(both)
+    expected = both.drop_duplicates()
+    assert log.item_ids[log.items].tolist() == expected["item_id"].tolist()
+    assert log.user_ids[log.users].tolist() == expected["user_id"].tolist()
+
+
 def test_min_weight_comes_before_collapsing() -> None:
     table = frame(weight=[1, 5])
     log = Interactions.from_frame(table, min_weight=4)
