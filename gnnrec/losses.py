@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class _LogSumExp(torch.autograd.Function):
+    """log(exp(positive) + sum of exp(negative) where not known), row by row.
+
+    Beside the scores a single table of their size is written forwards and one backwards; put
+    together from torch's own operations it is about ten, and they took half of a step of a
+    LightGCN.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:  # noqa: ANN401
+        table = torch.where(known, -torch.inf, negative)
+        top = torch.maximum(table.amax(dim=1), positive)
+        table.sub_(top[:, None]).exp_()
+        own = (positive - top).exp()
+        total = table.sum(dim=1) + own
+        ctx.save_for_backward(table, own, total)
+        return top + total.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        table, own, total = ctx.saved_tensors
+        share = grads[0] / total
+        return own * share, table * share[:, None], None
 
 
 def softmax_loss(positive: Tensor, negative: Tensor, known: Tensor, n_items: int) -> Tensor:
@@ -27,9 +55,9 @@ def softmax_loss(positive: Tensor, negative: Tensor, known: Tensor, n_items: int
         Wu et al. 2022 (arXiv 2201.02327).
     """
     shift = math.log(n_items / negative.shape[1])
-    logits = (negative + shift).masked_fill(known, -torch.inf)
-    total = torch.logsumexp(torch.cat([positive[:, None], logits], dim=1), dim=1)
-    return (total - positive).mean()
+    relative = positive - shift  # instead of every negative + shift
+    total: Tensor = _LogSumExp.apply(relative, negative, known)  # type: ignore[no-untyped-call]
+    return (total - relative).mean()
 
 
 def bpr_loss(positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:

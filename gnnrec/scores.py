@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol, Self
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from gnnrec.propagate import SparseOperator
+from gnnrec.propagate import SparseOperator, to_torch_csr
 from gnnrec.rank import top_k, top_k_from
 
-_FEW = 8  # users whose walks are found by sparse products
+_FEW = 4  # users whose walks are found one by one
 
 
 def rows_of(matrix: sp.csr_array, codes: np.ndarray) -> sp.csr_array:
@@ -24,6 +26,28 @@ def rows_of(matrix: sp.csr_array, codes: np.ndarray) -> sp.csr_array:
     lengths[codes >= 0] = np.diff(rows.indptr)
     starts = np.concatenate([rows.indptr[:1], np.cumsum(lengths, dtype=rows.indptr.dtype)])
     return sp.csr_array((rows.data, rows.indices, starts), shape=(len(codes), matrix.shape[1]))
+
+
+def _arrive(matrix: sp.csr_array, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """One step from some rows, weights @ matrix[codes]. O(entries there + columns)."""
+    step: np.ndarray = matrix[codes].T @ weights
+    return step
+
+
+class FullRank(Protocol):
+    """A part of the scores that no short vectors can hold: it is found for the users asked for."""
+
+    def columns(self, begin: int, end: int) -> Tensor:
+        """Return (n_items, end - begin) float32 scores of consecutive users."""
+        ...
+
+    def of(self, users: np.ndarray) -> Self:
+        """Return the part of some users: (n,) int64 codes, -1 for somebody who gets zeros."""
+        ...
+
+    def cpu(self) -> Self:
+        """Return the same part on the processor."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,27 +70,76 @@ class Walk:
     def columns(self, begin: int, end: int) -> Tensor:
         """Return (n_items, end - begin) scores. Cost: O(n_edges (end - begin)).
 
-        A few users reach a small part of the graph, which sparse times sparse finds at once; the
-        two ways agree to rounding.
+        A user reaches a small part of the graph, and only the edges there are read for a few users;
+        the two ways agree to rounding.
         """
         rows = self.start[begin:end]
-        if end - begin < _FEW and self.out.device.type == "cpu":
-            reached = rows @ self.operator.T.scipy() @ self.operator.scipy()
-            return self.out[:, None] * torch.from_numpy(reached.T.toarray())
+        if end - begin <= _FEW and self.out.device.type == "cpu":
+            to_users, to_items = self.operator.T.scipy(), self.operator.scipy()
+            reached = np.empty((len(self.out), end - begin), dtype=np.float32)
+            for column, (first, last) in enumerate(pairwise(rows.indptr)):
+                users = _arrive(to_users, rows.indices[first:last], rows.data[first:last])
+                between = np.flatnonzero(users)
+                reached[:, column] = _arrive(to_items, between, users[between])
+            return self.out[:, None] * torch.from_numpy(reached)
         table = torch.from_numpy(rows.T.toarray()).to(self.out.device)
         return self.out[:, None] * self.operator.T(self.operator(table))
+
+    def of(self, users: np.ndarray) -> Walk:
+        """Return the walks of some users; see `FullRank.of`."""
+        return replace(self, start=rows_of(self.start, users))
+
+    def cpu(self) -> Walk:
+        """Return the same walks on the processor."""
+        return replace(self, operator=self.operator.to("cpu"), out=self.out.cpu())
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """score(u, .) = start_u @ weights: each item that a user has speaks for the items like it.
+
+    Attributes:
+        start: (n, n_items) CSR float32, the users' rows.
+        weights: (n_items, n_items) float32, what item i says for item j: a dense tensor, on the
+            device that is to do the work, or scipy CSR, which the processor multiplies.
+    """
+
+    start: sp.csr_array
+    weights: Tensor | sp.csr_array
+
+    def columns(self, begin: int, end: int) -> Tensor:
+        """Return (n_items, end - begin) scores.
+
+        Costs what the rows of `weights` hold, summed over the users' items.
+        """
+        rows = sp.csr_array(self.start[begin:end])
+        if isinstance(self.weights, Tensor):
+            return (to_torch_csr(rows, self.weights.device) @ self.weights).T
+        return torch.from_numpy((rows @ self.weights).T.toarray())
+
+    def of(self, users: np.ndarray) -> Similarity:
+        """Return the part of some users; see `FullRank.of`."""
+        return replace(self, start=rows_of(self.start, users))
+
+    def cpu(self) -> Similarity:
+        """Return the same part on the processor."""
+        on_cpu = self.weights.cpu() if isinstance(self.weights, Tensor) else self.weights
+        return replace(self, weights=on_cpu)
 
 
 @dataclass(frozen=True)
 class ScoreVectors:
-    """score(u, i) = users[u] . items[i] + walk(u, i); (n_users, d) and (n_items, d) float32.
+    """score(u, i) = users[u] . items[i] + walk(u, i) + part(u, i).
 
-    The last column of `items` is the item bias and that of `users` is one.
+    `users` is (n_users, d) and `items` (n_items, d) float32. The last column of `items` is the
+    item bias and that of `users` is one. `walk` is what a saved recommender puts together again
+    from its graph; `part` is any other kind of full rank, and both are treated alike.
     """
 
     users: Tensor
     items: Tensor
     walk: Walk | None = None
+    part: FullRank | None = None
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return (len(users), len(items)) scores of all pairs."""
@@ -80,37 +153,38 @@ class ScoreVectors:
         known = users >= 0
         codes = np.where(known, users, 0)
         rows = self.users[torch.from_numpy(codes).to(self.users.device)]
-        walk = self.walk
-        if walk is not None:
-            walk = replace(walk, start=rows_of(walk.start, users))
         if not known.all():
             nobody = torch.zeros_like(rows[0])
             nobody[-1] = 1.0
             rows[torch.from_numpy(~known)] = nobody
-        return ScoreVectors(rows, self.items, walk)
+        walk = self.walk and self.walk.of(users)
+        part = self.part and self.part.of(users)
+        return ScoreVectors(rows, self.items, walk, part)
 
     def cpu(self) -> ScoreVectors:
         """Return the same scores on the processor."""
-        walk = self.walk
-        if walk is not None:
-            walk = replace(walk, operator=walk.operator.to("cpu"), out=walk.out.cpu())
-        return ScoreVectors(self.users.cpu(), self.items.cpu(), walk)
+        walk, part = self.walk and self.walk.cpu(), self.part and self.part.cpu()
+        return ScoreVectors(self.users.cpu(), self.items.cpu(), walk, part)
 
     def rows(self, begin: int, end: int) -> Tensor:
         """Return (end - begin, n_items) scores of consecutive users.
 
         Laid out items x users, as `gnnrec.rank` wants them.
         """
-        scores = self.items @ self.users[begin:end].T
-        if self.walk is not None:
-            scores = scores.add_(self.walk.columns(begin, end))
+        users = self.users[begin:end]
+        if len(users) == 1:
+            # MKL reads a table larger than the cache twice as fast for two vectors as for one.
+            users = torch.cat([users, users])
+        scores = (self.items @ users.T)[:, : end - begin]
+        for part in self._full_rank():
+            scores = scores.add_(part.columns(begin, end).to(scores.device))
         return scores.T
 
     def top_k(
         self, k: int, seen: sp.csr_array | None = None, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rank the catalogue for every user; see `gnnrec.rank.top_k`."""
-        if self.walk is None:
+        if not self._full_rank():
             return top_k(self.users, self.items, k, seen=seen, allowed=allowed)
         n_users, n_items = len(self.users), len(self.items)
 
@@ -118,3 +192,6 @@ class ScoreVectors:
             return self.rows(int(users[0]), int(users[-1]) + 1) if len(users) else self.rows(0, 0)
 
         return top_k_from(score, n_users, n_items, k, seen=seen, allowed=allowed)
+
+    def _full_rank(self) -> list[FullRank]:
+        return [part for part in (self.walk, self.part) if part is not None]

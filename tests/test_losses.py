@@ -91,6 +91,25 @@ def test_bpr_equals_a_written_reference():
     assert float(bpr_loss(positive, scores, known)) == pytest.approx(np.mean(pairs))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_fused_sum_equals_torchs_own_operations(seed):
+    rng = torch.Generator().manual_seed(seed)
+    positive, negative = (8 * torch.randn(*n, generator=rng) for n in ((30,), (30, 50)))
+    known = torch.rand(30, 50, generator=rng) < 0.2
+    ends = []
+    for fused in (True, False):
+        p, n = positive.clone().requires_grad_(True), negative.clone().requires_grad_(True)
+        if fused:
+            loss = softmax_loss(p, n, known, 400)
+        else:
+            logits = (n + math.log(400 / 50)).masked_fill(known, -torch.inf)
+            loss = (torch.logsumexp(torch.cat([p[:, None], logits], dim=1), dim=1) - p).mean()
+        loss.backward()
+        ends.append((loss.detach(), p.grad, n.grad))
+    for found, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_large_scores_do_not_overflow():
     positive, none = torch.tensor([-1e4]), torch.zeros(1, 1, dtype=torch.bool)
     for loss in (
