@@ -48,9 +48,10 @@ from common import report, timed
 
 from gnnrec.config import PretrainConfig
 from gnnrec.device import numpy_generator, peak_memory_bytes
+from gnnrec.episodes import Source, sample_episode
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
-from gnnrec.pretrain import Source, pretrain, sample_episode
+from gnnrec.pretrain import pretrain
 from gnnrec.propagate import SparseOperator
 
 MILLION = 1_000_000

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gnnrec.blend import ChannelBlend
 from gnnrec.config import ModelConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.features import GraphInput
@@ -46,9 +47,12 @@ class Checkpoint:
 
     def model(
         self, n_target_items: int | None = None, *, pretrained: bool = True
-    ) -> Model | GraphFilter:
+    ) -> Model | GraphFilter | ChannelBlend:
         """Build the model; fresh parameters come from torch's global generator."""
-        model = build_model(self.config, n_target_items)
+        config = self.config
+        if not pretrained:  # a source's item table is not of the architecture
+            config = config.model_copy(update={"bridges": ()})
+        model = build_model(config, n_target_items)
         if pretrained:
             model.load_pretrained(self.state)
         return model
@@ -159,6 +163,7 @@ class Checkpoint:
                 for s in t.get("sources", [])
             ),
             "",
+            *_attribution(t.get("sources", [])),
             f"Steps {t.get('steps')}, seconds {t.get('seconds')}, seed {t.get('seed')}; versions "
             f"{t.get('versions')}.",
             "",
@@ -166,6 +171,19 @@ class Checkpoint:
             "",
         ]
         return "\n".join(lines)
+
+
+def _attribution(sources: list[dict[str, Any]]) -> list[str]:
+    """Lines that say whose data the sources are, where the record knows."""
+    lines = [
+        f"- {s.get('name')}: {s['citation']} Licence: {s.get('licence')}. "
+        f"{s.get('licence_note', '')} <{s.get('homepage', '')}>"
+        for s in sources
+        if "citation" in s
+    ]
+    if not lines:
+        return []
+    return ["Learned from these data, whose publishers do not endorse it:", "", *lines, ""]
 
 
 def check_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:

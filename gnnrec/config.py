@@ -21,12 +21,15 @@ class _Settings(BaseModel):
 class ModelConfig(_Settings):
     """The architecture: what a checkpoint's config.json holds."""
 
-    encoder: Literal["lightgcn", "graphsage", "graph-filter"] = "lightgcn"
+    encoder: Literal["lightgcn", "graphsage", "graph-filter", "channels"] = "lightgcn"
     dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
     text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
     text_model: str | None = Field(None, description="sentence encoder the text vectors come from")
     spectral_rank: int = Field(64, ge=1, le=1024)
+    bridges: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="channels: items of each source's table; filled in by pretraining"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -34,7 +37,7 @@ class ModelConfig(_Settings):
         """Default to a smaller GraphSAGE: each of its layers is two products a side, every step."""
         if isinstance(data, dict) and data.get("encoder") == "graphsage":
             return {"dim": 64, "n_layers": 2} | data
-        if isinstance(data, dict) and data.get("encoder") == "graph-filter":
+        if isinstance(data, dict) and data.get("encoder") in ("graph-filter", "channels"):
             return {"n_layers": 1, "spectral_rank": 128} | data
         return data
 
@@ -42,6 +45,8 @@ class ModelConfig(_Settings):
     def _filter_reads_no_text(self) -> ModelConfig:
         if self.encoder == "graph-filter" and self.text_dim:
             raise ValueError("a graph-filter reads no text; expected text_dim 0")
+        if self.bridges and (self.encoder != "channels" or not self.text_dim):
+            raise ValueError("bridges are for the channels encoder with text; expected none")
         return self
 
 
@@ -91,6 +96,16 @@ class PretrainConfig(_Settings):
     search_evaluations: int = Field(
         40, ge=0, description="graph-filter: settings tried on held-out interactions"
     )
+    weigh: TrainConfig = TrainConfig(
+        learning_rate=1e-2,
+        pull_to_start=1e-3,
+        max_steps=640,
+        evaluate_every=160,
+    )
+    n_lessons: int = Field(40, ge=1, description="channels: sub-graphs drawn from each source")
+    bridge_items: int = Field(
+        10_000, ge=0, description="channels: most popular items of each source that are carried"
+    )
     seed: int = 0
 
 
@@ -102,6 +117,13 @@ class TransferConfig(_Settings):
     # together, the matrices over-fit before the calibration has settled.
     calibrate: TrainConfig = TrainConfig(learning_rate=1e-2, max_steps=200)
     train: TrainConfig = TrainConfig()
+    weigh: TrainConfig = TrainConfig(learning_rate=3e-2, max_steps=60)
+    n_weigh_folds: int = Field(
+        10, ge=2, description="channels: parts of the training edges, hidden in turn"
+    )
+    guard: bool = Field(
+        True, description="channels: keep a from-scratch model where it is clearly better"
+    )
     n_folds: int = Field(5, ge=2, description="parts of the training edges, hidden in turn")
     test: float = Field(0.2, gt=0, lt=1)
     split: Literal["ratio", "time"] = "ratio"

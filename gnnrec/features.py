@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -43,10 +44,12 @@ class GraphInput:
     Args:
         graph: The message-passing graph. Edges that a model is trained or tested on are not in it.
         item_text: (n_items, text_dim) float32 vectors, zero rows where an item has no text, or
-            None. They are centred here (see `centre_text`).
+            None. `text` holds them centred (see `centre_text`), `item_text` as they came.
         spectral_rank: How many singular triplets `spectrum` holds.
         device: Where tables and products live.
         seed: Seeds the randomised SVD.
+        compact: Leave nodes without edges out of decompositions: much cheaper where they are many,
+            and another draw of the random start.
     """
 
     def __init__(
@@ -57,17 +60,32 @@ class GraphInput:
         spectral_rank: int = 64,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        compact: bool = False,
     ) -> None:
         self.graph = graph
+        self.compact = compact
         self.device = torch.device(device)
         self.spectral_rank = spectral_rank
         self.seed = seed
-        self.text = None if item_text is None else centre_text(item_text.to(self.device))
+        self.item_text = None if item_text is None else item_text.to(self.device)
+        self.text = None if self.item_text is None else centre_text(self.item_text)
         self.user_degrees = torch.from_numpy(graph.user_degrees).float().to(self.device)
         self.item_degrees = torch.from_numpy(graph.item_degrees).float().to(self.device)
         self._propagated: dict[int, tuple[list[Tensor | None], ...]] = {}
         self._components: dict[int, tuple[list[Tensor | None], ...]] = {}
         self._filtered: tuple[tuple[float, float], SparseOperator, Spectrum] | None = None
+        self.kept: dict[str, Any] = {}  # what a model computed of this graph, by the model's keys
+
+    def on(self, graph: BipartiteGraph) -> GraphInput:
+        """Return the features of another graph of the same nodes."""
+        return GraphInput(
+            graph,
+            self.item_text,
+            spectral_rank=self.spectral_rank,
+            device=self.device,
+            seed=self.seed,
+            compact=self.compact,
+        )
 
     @cached_property
     def adjacency(self) -> SparseOperator:
@@ -146,6 +164,20 @@ class GraphInput:
         return self._filtered[1:]
 
     def _decompose(self, operator: SparseOperator) -> Spectrum:
+        if not self.compact:
+            return self._truncated_svd(operator)
+        users, items = (torch.nonzero(d)[:, 0] for d in (self.user_degrees, self.item_degrees))
+        matrix = operator.scipy()[users.cpu().numpy()][:, items.cpu().numpy()]
+        small = self._truncated_svd(SparseOperator(sp.csr_array(matrix), self.device))
+        tables = []
+        for table, rows, n in (
+            (small.user, users, self.graph.n_users),
+            (small.item, items, self.graph.n_items),
+        ):
+            tables.append(table.new_zeros(n, table.shape[1]).index_copy(0, rows, table))
+        return Spectrum(tables[0], small.sigma, tables[1])
+
+    def _truncated_svd(self, operator: SparseOperator) -> Spectrum:
         rank = min(self.spectral_rank, *operator.shape)
         width = min(rank + 16, *operator.shape)
         # Drawn on the processor whatever the device, so that the seed decides.

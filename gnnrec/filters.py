@@ -96,8 +96,12 @@ class GraphFilter(nn.Module):
         cosine = n["cosine_weight"] * _spread(reference) * float(kept.sum()) ** 0.5
         return scores(start if users is None else start[users.cpu().numpy()], cosine)
 
-    def walk(self, graph: BipartiteGraph, out: Tensor) -> Walk:
-        """Put the two-hop part of a graph's scores together again from its saved `Walk.out`."""
+    def walk(self, graph: BipartiteGraph, out: Tensor, users: Tensor) -> Walk:
+        """Put the two-hop part of a graph's scores together again from its saved `Walk.out`.
+
+        The user vectors, which other models need for it, say nothing here.
+        """
+        del users
         n = {name: p.item() for name, p in self.named_parameters()}
         matrix = graph.by_degree(-n["user_exponent"], -n["item_exponent"])
         start = graph.by_degree(0.0, -n["row_exponent"])
@@ -164,7 +168,7 @@ def _spread(reference: ScoreVectors) -> float:
     """Standard deviation of the reference users' scores, relative to the length of their rows."""
     assert reference.walk is not None
     n = len(reference.users)
-    if not n:
+    if not n or len(reference.items) < 2:
         return 0.0
     lengths = np.sqrt((reference.walk.start * reference.walk.start).sum(axis=1))
     spread = reference.rows(0, n).std(dim=1) / torch.from_numpy(lengths).to(reference.users.device)

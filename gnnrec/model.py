@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from gnnrec.blend import ChannelBlend
 from gnnrec.config import ModelConfig, Retrain
 from gnnrec.encoders import build_encoder
 from gnnrec.encoders.base import Block
@@ -188,7 +189,9 @@ class Model(nn.Module):
         }
 
 
-def build_model(config: ModelConfig, n_target_items: int | None = None) -> Model | GraphFilter:
+def build_model(
+    config: ModelConfig, n_target_items: int | None = None
+) -> Model | GraphFilter | ChannelBlend:
     """Return the configured model with fresh parameters (torch's global generator).
 
     Args:
@@ -197,4 +200,6 @@ def build_model(config: ModelConfig, n_target_items: int | None = None) -> Model
     """
     if config.encoder == "graph-filter":
         return GraphFilter(config)
+    if config.encoder == "channels":
+        return ChannelBlend(config)
     return Model(config, n_target_items)

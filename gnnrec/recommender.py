@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig
@@ -25,6 +26,7 @@ from gnnrec.scores import ScoreVectors, rows_of
 from gnnrec.split import carve_validation
 from gnnrec.text import TextEncoder
 from gnnrec.transfer import adapt
+from gnnrec.zoo import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +53,7 @@ class Recommender:
         self.device = resolve_device(device)
         self.record: dict[str, Any] = {}
         self._catalogue: Catalogue | None = None
-        self._model: Model | GraphFilter | None = None
+        self._model: Model | GraphFilter | ChannelBlend | None = None
         self._vectors: ScoreVectors | None = None
         self._seen: sp.csr_array | None = None
 
@@ -64,10 +66,10 @@ class Recommender:
         seed: int = 0,
         device: str = "auto",
     ) -> Recommender:
-        """Start from a checkpoint's folder; `fit` then adapts it.
+        """Start from a checkpoint; `fit` then adapts it.
 
         Args:
-            checkpoint: A folder that `gnnrec pretrain` wrote.
+            checkpoint: A name of `gnnrec.zoo`, or a folder that `gnnrec pretrain` wrote.
             retrain: zero-shot, heads, final:K, full or scratch.
             seed: Of everything random in `fit`.
             device: auto, cpu or cuda.
@@ -76,7 +78,7 @@ class Recommender:
             CheckpointError: The checkpoint is missing, damaged or of a newer format.
         """
         config = TransferConfig(retrain=retrain, seed=seed)
-        return cls(Checkpoint.load(checkpoint), config, device)
+        return cls(Checkpoint.load(resolve(checkpoint)), config, device)
 
     # Fitting
 
@@ -118,9 +120,9 @@ class Recommender:
     def refit(self, catalogue: Catalogue, first: Adapted) -> Adapted:
         """Repeat an adaptation's numbers of steps on all rows of a catalogue, and serve from it.
 
-        A graph filter has no steps to repeat: its numbers, once chosen, go with any graph.
+        A graph filter's and a blend's few numbers, once chosen, go with any graph.
         """
-        if isinstance(first.model, GraphFilter):
+        if isinstance(first.model, (GraphFilter, ChannelBlend)):
             self.record["trained"] = first.trained if first.steps else []
             self._serve(catalogue, first.model)
             return first
@@ -139,7 +141,7 @@ class Recommender:
         self._serve(catalogue, adapted.model)
         return adapted
 
-    def _serve(self, catalogue: Catalogue, model: Model | GraphFilter) -> None:
+    def _serve(self, catalogue: Catalogue, model: Model | GraphFilter | ChannelBlend) -> None:
         x = catalogue.target().graph_input(
             rank=self.checkpoint.config.spectral_rank, device=self.device
         )
@@ -322,7 +324,7 @@ class Recommender:
         return self._fitted()
 
     @property
-    def model(self) -> Model | GraphFilter:
+    def model(self) -> Model | GraphFilter | ChannelBlend:
         """The adapted model."""
         self._fitted()
         assert self._model is not None
@@ -360,7 +362,7 @@ class Recommender:
         return load_recommender(cls, folder, device)
 
     def restore(
-        self, catalogue: Catalogue, model: Model | GraphFilter, vectors: ScoreVectors
+        self, catalogue: Catalogue, model: Model | GraphFilter | ChannelBlend, vectors: ScoreVectors
     ) -> None:
         """Put saved parts in place without computing anything."""
         self._catalogue, self._model, self._vectors = catalogue, model.eval(), vectors

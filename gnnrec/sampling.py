@@ -40,7 +40,13 @@ class Episode:
         visible: The message-passing side.
         users: (n,) int64 codes of the hidden edges.
         items: (n,) int64 codes of the hidden edges.
+
+    Attributes:
+        user_codes, item_codes: The nodes' codes in the source that a sub-graph was drawn from.
     """
+
+    user_codes: np.ndarray
+    item_codes: np.ndarray
 
     def __init__(self, visible: GraphInput, users: np.ndarray, items: np.ndarray) -> None:
         self.input = visible

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
+from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint, check_state, read_tensors
 from gnnrec.config import ModelConfig, TransferConfig, validate
@@ -138,12 +139,12 @@ def load_recommender(
         if found.dtype != torch.float32 or not torch.isfinite(found).all():
             raise CheckpointError(f"{folder}: vectors.safetensors: {name} are not finite float32")
     walk = None
-    if isinstance(model, GraphFilter):
+    if isinstance(model, (GraphFilter, ChannelBlend)):
         out = tensors.get("walk_out", torch.empty(0))
         if out.shape != (log.n_items,) or out.dtype != torch.float32 or not out.isfinite().all():
             raise CheckpointError(f"{folder}: vectors.safetensors does not hold a walk's weights")
         graph = BipartiteGraph(log.users, log.items, log.n_users, log.n_items)
-        walk = model.walk(graph, out)
+        walk = model.walk(graph, out, tensors["users"])
     text = tensors["text"].numpy() if "text" in tensors else None
     checkpoint = Checkpoint(
         str(about.get("source")),
@@ -161,8 +162,8 @@ def load_recommender(
     return recommender
 
 
-def _n_residual(model: Model | GraphFilter) -> int | None:
-    if isinstance(model, GraphFilter) or model.residual is None:
+def _n_residual(model: Model | GraphFilter | ChannelBlend) -> int | None:
+    if isinstance(model, (GraphFilter, ChannelBlend)) or model.residual is None:
         return None
     return len(model.residual.items)
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from gnnrec.config import TrainConfig, check_fan_out
@@ -19,6 +19,8 @@ from gnnrec.errors import GnnrecError
 from gnnrec.losses import bpr_loss, softmax_loss
 from gnnrec.model import Model
 from gnnrec.sampling import Batch, Episode, collisions
+
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 @dataclass
@@ -97,6 +99,38 @@ def fit(
         ConfigError: `config.fan_out` does not suit the model.
     """
     check_fan_out(model.config, config)
+
+    def loss_of(step: int) -> Tensor:
+        episode = episode_of(step)
+        batch = episode.batch(
+            config.batch_size, config.n_negatives, config.user_balance, rng, config.fan_out
+        )
+        return batch_loss(model, episode, batch, config)
+
+    return optimise(
+        model,
+        loss_of,
+        trained,
+        evaluate,
+        config,
+        log=log,
+        label=label,
+        decay_learning_rate=decay_learning_rate,
+    )
+
+
+def optimise(
+    model: AnyModel,
+    loss_of: Callable[[int], Tensor],
+    trained: list[str],
+    evaluate: Callable[[AnyModel], float] | None,
+    config: TrainConfig,
+    *,
+    log: Path | None = None,
+    label: str = "training",
+    decay_learning_rate: bool = False,
+) -> TrainResult:
+    """The loop of `fit` for any loss: step number -> a scalar that depends on the model."""
     result = TrainResult()
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -114,7 +148,8 @@ def fit(
         if evaluate is not None and (step % config.evaluate_every == 0 or step == config.max_steps):
             with torch.no_grad():
                 value = evaluate(model)
-            record = {"step": step, "value": value, "loss": running}
+            seconds = round(time.perf_counter() - started, 4)
+            record = {"step": step, "value": value, "loss": running, "seconds": seconds}
             result.history.append(record)
             if log is not None:
                 with log.open("a", encoding="utf-8") as file:
@@ -133,11 +168,7 @@ def fit(
             share = 0.5 * (1.0 + np.cos(np.pi * step / config.max_steps))
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * share
-        episode = episode_of(step)
-        batch = episode.batch(
-            config.batch_size, config.n_negatives, config.user_balance, rng, config.fan_out
-        )
-        loss = batch_loss(model, episode, batch, config)
+        loss = loss_of(step)
         if not torch.isfinite(loss):
             raise GnnrecError(
                 f"{label}: the loss became {loss.item()} at step {step}; lower --learning-rate "

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnrec.blend import ChannelBlend
+from gnnrec.calibrate import weigh
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig, parse_retrain
 from gnnrec.device import derive_seed, numpy_generator
@@ -59,11 +61,13 @@ class Adapted:
         model: In evaluation mode.
         trained: Names of the parameters that the retraining mode trains.
         stages: What each stage of the training did; none where nothing was trained.
+        choice: What a guard kept, transferred or scratch; empty without one.
     """
 
-    model: Model | GraphFilter
+    model: Model | GraphFilter | ChannelBlend
     trained: list[str]
     stages: tuple[TrainResult, ...] = ()
+    choice: str = ""
 
     @property
     def steps(self) -> int:
@@ -143,10 +147,14 @@ def adapt(
             target.items[train],
             target.n_users,
             target.n_items,
-            config.n_folds,
+            config.n_weigh_folds if isinstance(model, ChannelBlend) else config.n_folds,
             numpy_generator(config.seed, "folds"),
         )
     ]
+    if isinstance(model, ChannelBlend):
+        return _weighed(
+            checkpoint, model, target, (train, validation), trained, episodes, config, log
+        )
     can_choose = fixed_steps is not None or len(validation) > 0
     nothing = fixed_steps is not None and not any(fixed_steps)
     if not trained or not episodes or not can_choose or nothing:
@@ -182,3 +190,35 @@ def adapt(
             )
         )
     return Adapted(model.eval(), trained, tuple(stages))
+
+
+def _weighed(
+    checkpoint: Checkpoint,
+    model: ChannelBlend,
+    target: Target,
+    rows: tuple[np.ndarray, np.ndarray],
+    trained: list[str],
+    episodes: list[Episode],
+    config: TransferConfig,
+    log: Path | None,
+) -> Adapted:
+    """Fit a channel blend on (training, validation) rows; see `gnnrec.calibrate.weigh`."""
+    train, validation = rows
+    if not trained or not episodes:
+        return Adapted(model.eval(), trained)
+    device = episodes[0].input.device
+    visible = target.graph_input(train, rank=checkpoint.config.spectral_rank, device=device)
+    held_out = None
+    if len(validation):
+        held_out = Episode(visible, target.users[validation], target.items[validation])
+
+    def fresh() -> ChannelBlend:
+        torch.manual_seed(derive_seed(config.seed, "model"))
+        made = checkpoint.model(pretrained=False)
+        assert isinstance(made, ChannelBlend)
+        return made.to(device)
+
+    found = weigh(fresh, model, trained, episodes, held_out, visible, config, log=log)
+    if found.choice == "scratch":
+        trained = found.model.trained_parameters("scratch")
+    return Adapted(found.model.eval(), trained, (found.result,), found.choice)

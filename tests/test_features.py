@@ -155,3 +155,26 @@ def test_text_table_is_float32_and_of_the_right_height():
     assert table.dtype == torch.float32 and table.shape == (3, 2)
     with pytest.raises(AssertionError, match="3 text vectors for 4 items"):
         text_table(np.ones((3, 2)), 4)
+
+
+def test_another_graph_of_the_same_nodes_has_the_same_texts_and_keeps_nothing():
+    x = GraphInput(random_graph(1), random_text(1), spectral_rank=5, seed=3)
+    x.kept["model"] = 1
+    other = x.on(random_graph(2))
+    assert torch.equal(x.item_text, random_text(1))  # as they came, beside the centred ones
+    assert torch.equal(other.text, x.text) and not torch.equal(x.text, x.item_text)
+    assert (other.spectral_rank, other.seed, other.kept) == (5, 3, {})
+    expected = GraphInput(random_graph(2), random_text(1), spectral_rank=5, seed=3)
+    assert torch.equal(other.item_degrees, expected.item_degrees)
+    assert torch.equal(other.spectrum.sigma, expected.spectrum.sigma)
+
+
+def test_principal_components_of_texts_have_the_texts_inner_products():
+    graph, text = random_graph(3, n_items=30), torch.randn(30, 200)
+    text[20:] = text[:10]  # 20 directions: none of them is left out
+    x = GraphInput(graph, text)
+    for table, whole in zip(x.propagated_components(2)[1], x.propagated_text(2)[1], strict=True):
+        assert (table is None) == (whole is None)
+        if table is not None:
+            assert table.shape == (30, 128)
+            torch.testing.assert_close(table @ table.T, whole @ whole.T, atol=1e-4, rtol=1e-3)

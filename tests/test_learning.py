@@ -50,3 +50,17 @@ def test_a_text_free_model_from_scratch_beats_popularity(films, encoder, loss):
     )
     assert difference["low"] > 0
     assert difference["relative"] > 0.1
+
+
+def test_a_text_free_blend_from_scratch_beats_popularity(films):
+    size = ModelConfig(encoder="channels", spectral_rank=64)
+    checkpoint = Checkpoint("fresh", size, build_model(size).state_dict())
+    settings = TransferConfig(retrain="scratch", n_weigh_folds=3)
+    prepared = prepare(films, None, settings)
+    trained, popular = run_arm(prepared, checkpoint, settings), popularity_arm(prepared)
+    assert trained.adapted.choice == "scratch" and trained.adapted.steps > 0
+    difference = paired_bootstrap(
+        trained.results.per_user["ndcg@20"], popular.results.per_user["ndcg@20"], 1000
+    )
+    assert difference["low"] > 0
+    assert difference["relative"] > 0.5

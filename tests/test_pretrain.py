@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnnrec.config import ModelConfig, PretrainConfig, TrainConfig
+from gnnrec.episodes import Source, _thinning, sample_episode
 from gnnrec.errors import DataError
-from gnnrec.pretrain import Source, _thinning, pretrain, sample_episode
+from gnnrec.pretrain import pretrain
 
 
 def block_log(seed=0, n_users=120, n_items=60, per_user=9, text=True):

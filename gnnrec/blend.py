@@ -1,0 +1,211 @@
+"""A LightGCN whose layers' weights depend on the nodes: channels, gated by what a source taught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar, cast
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from gnnrec.bridge import Bridge, Matched
+from gnnrec.channels import N_CONTEXT, NAMES, SMALL, Channels, context, hide, mixed
+from gnnrec.config import ModelConfig, Retrain
+from gnnrec.errors import ConfigError
+from gnnrec.features import GraphInput
+from gnnrec.filters import GraphFilter
+from gnnrec.graph import BipartiteGraph
+from gnnrec.scores import ScoreVectors, Walk
+
+_START = {
+    "filter": -1.5,
+    "low16": -2.5,
+    "low64": -2.5,
+    "text": -1.5,
+    "deep_text": -1.5,
+    "bridge": -2.0,
+}
+_HIDDEN = 16
+_HEADS = ("log_weight", "bias.")
+_LAYERS = ("user_slope", "item_slope")
+_KEPT_OUT = ("filter.",)
+Kept = TypeVar("Kept")
+
+
+class PriorCounts(nn.Module):
+    """b_i = slope log(d_i + exp(own) + exp(source) s_i), s_i the popularity of i's twin.
+
+    Popularity as a posterior mean: the twin's popularity in a source counts as interactions that
+    were seen before, and fades where the target's own say more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(1.0))
+        self.log_prior = nn.Parameter(torch.tensor(0.0))
+        self.log_source = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, degrees: Tensor, popularity: Tensor, shift: Tensor) -> Tensor:
+        """Return (n_items,); `shift` (3,) is added to slope, prior and source."""
+        prior = (self.log_prior + shift[1]).clamp(-8.0, 6.0).exp()
+        source = (self.log_source + shift[2]).clamp(-8.0, 6.0).exp()
+        return (self.slope + 0.3 * shift[0]) * torch.log(degrees + prior + source * popularity)
+
+
+class ChannelBlend(nn.Module):
+    """score(u, i) = b_i + sum_c g_c(u) h_c(i) z_c(u, i) over the channels z of `gnnrec.channels`.
+
+    g_c(u) = exp(a_c + s_c log(1 + d_u) + network(log d_u, context)) and
+    h_c(i) = (1 + d_i)^(t_c + network(context)), d the visible degrees. The context says what
+    kind of graph this is and how well each channel ranks edges hidden from it, so what pretraining
+    learns is how to weigh layers on a graph that was never seen. A pretrained model also carries
+    one bridge a source with item texts.
+
+    Users without a visible interaction get the item bias alone.
+
+    Args:
+        config: The architecture; `bridges` are the sizes of the source item tables.
+
+    Cost: that of the channels; a score is an inner product of about 500 numbers, and the filter's
+    walk.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.filter = GraphFilter(config.model_copy(update={"encoder": "graph-filter"}))
+        n = len(NAMES)
+        self.log_weight = nn.Parameter(torch.tensor([_START[name] for name in NAMES]))
+        self.user_slope = nn.Parameter(torch.zeros(n))
+        self.item_slope = nn.Parameter(torch.zeros(n))
+        self.bias = PriorCounts()
+        self.user_network = _network(1 + N_CONTEXT, n)
+        self.graph_network = _network(N_CONTEXT, n + 3)
+        self.bridges = nn.ModuleList(Bridge(size, config.text_dim) for size in config.bridges)
+
+    def forward(
+        self, x: GraphInput, users: Tensor | None = None, blocks: None = None
+    ) -> ScoreVectors:
+        """Return the scores of the given users (all by default); see `Model.forward`."""
+        if x.text is not None and self.config.text_dim not in (0, x.text.shape[1]):
+            raise ConfigError(
+                f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
+            )
+        channels, about = self.channels(x), self.about(x)
+        if users is None:
+            users = torch.arange(x.graph.n_users, device=x.device)
+        gates, items, bias = self.weights(channels, about, x.user_degrees[users])
+        scores = mixed(channels, users, gates, items)
+        return replace(scores, items=torch.cat([scores.items[:, :-1], bias[:, None]], dim=1))
+
+    def channels(self, x: GraphInput) -> Channels:
+        """Return a graph's channels; made once a graph."""
+        return self._kept(x, "channels", lambda: self._channels(x, x))
+
+    def about(self, x: GraphInput) -> Tensor:
+        """Return a graph's context (see `gnnrec.channels.context`); made once a graph."""
+
+        def make() -> Tensor:
+            parts = hide(x.graph, x.seed)
+            if parts is None:
+                nobody = np.zeros(0, dtype=np.int64)
+                return context(self.channels(x), None, (nobody, nobody))
+            rest, users, items = parts
+            inner = self._channels(x.on(rest), x)
+            return context(self.channels(x), inner, (users, items))
+
+        return self._kept(x, "context", make)
+
+    def _channels(self, x: GraphInput, whole: GraphInput) -> Channels:
+        reads_text = self.config.text_dim > 0
+        return Channels(x, self.filter, self._matched(whole), reads_text=reads_text)
+
+    def _matched(self, x: GraphInput) -> list[Matched]:
+        """What is known of the items from sources; pretraining lays its own over an episode."""
+        if "bridges" in x.kept:
+            return list(x.kept["bridges"])
+        if x.item_text is None:
+            return []
+        tables = [bridge for bridge in self.bridges if isinstance(bridge, Bridge)]
+        return [bridge.match(x.item_text) for bridge in tables]
+
+    def _kept(self, x: GraphInput, name: str, make: Callable[[], Kept]) -> Kept:
+        # By the table of bridges, which copies of a model that is being trained share.
+        key, found = x.kept.get(name, (None, None))
+        if key is self.bridges:
+            return cast("Kept", found)
+        with torch.no_grad():
+            made = make()
+        x.kept[name] = (self.bridges, made)
+        return made
+
+    def weights(
+        self, channels: Channels, about: Tensor, user_degrees: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gates (n, n_channels) and (n_items, n_channels), and the bias (n_items,)."""
+        degree = torch.log1p(user_degrees)[:, None]
+        inputs = torch.cat([degree / 3.0, about.expand(len(degree), -1)], dim=1)
+        log_gate = self.log_weight + self.user_slope * degree + self.user_network(inputs)
+        gates: Tensor = log_gate.exp() * (degree > 0)
+        of_graph = self.graph_network(about)
+        slope = self.item_slope + 0.3 * of_graph[: len(NAMES)]
+        degrees = channels.item_degrees
+        items = (torch.log1p(degrees)[:, None] * slope).exp()
+        return gates, items, self.bias(degrees, channels.popularity, of_graph[len(NAMES) :])
+
+    def walk(self, graph: BipartiteGraph, out: Tensor, users: Tensor) -> Walk:
+        """Put the filter's walk together again from its saved `Walk.out` and the user vectors."""
+        walk = self.filter.walk(graph, out, users)
+        scale = -SMALL * users[:, 2 * self.config.spectral_rank]
+        start = sp.csr_array(sp.diags_array(scale.numpy()) @ walk.start)
+        return replace(walk, start=start.astype(np.float32))
+
+    def trained_parameters(self, retrain: Retrain, n_layers: int = 0) -> list[str]:
+        """Names of the parameters that a retraining mode trains, in a stable order.
+
+        heads: the channels' weights and the popularity prior. final: also how they depend on the
+        nodes' degrees, which stands for the layers. full and scratch: also the networks that read
+        the context. The filter's own numbers and the bridges stay.
+
+        Raises:
+            ConfigError: More than one final layer.
+        """
+        if retrain == "final" and n_layers != 1:
+            raise ConfigError(
+                f"--retrain final:{n_layers}: the channels share one layer of gates; expected "
+                "final:1"
+            )
+        if retrain == "zero-shot":
+            return []
+        names = [n for n, _ in self.named_parameters() if not n.startswith(_KEPT_OUT)]
+        if retrain in ("full", "scratch"):
+            return names
+        chosen = _HEADS if retrain == "heads" else _HEADS + _LAYERS
+        return [name for name in names if name.startswith(chosen)]
+
+    def load_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Take everything of a source, its item table too."""
+        self.load_state_dict(state)
+
+    def count_parameters(self, trained: list[str] | None = None) -> dict[str, int]:
+        """As `Model.count_parameters`; the bridges' tables count as id tables."""
+        sizes = {name: p.numel() for name, p in self.named_parameters()}
+        biases = {name for name in sizes if name.startswith("bias.")}
+        chosen = (set(sizes) if trained is None else set(trained)) - biases
+        return {
+            "total": sum(n for name, n in sizes.items() if name not in biases),
+            "trained": sum(sizes[name] for name in chosen),
+            "id_tables": sum(b.numel() for b in self.bridges.buffers()),
+            "biases": sum(sizes[name] for name in biases),
+        }
+
+
+def _network(n_in: int, n_out: int) -> nn.Sequential:
+    """A small network that starts as zero."""
+    last = nn.Linear(_HIDDEN, n_out)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(n_in, _HIDDEN), nn.Tanh(), last)

@@ -1,0 +1,110 @@
+"""What a source knows of its items, carried to the items of a target whose texts match theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gnnrec.features import GraphInput
+
+BRIDGE_RANK = 64
+_SAME = 0.85  # cosine of two sentence vectors from which they are taken for one thing
+_CHUNK = 1024
+_EXPONENTS = (0.29, 0.42)
+_LOG2_RIDGE = -4.1
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A source's knowledge laid over a target's items; rows without a twin are zero.
+
+    Attributes:
+        vectors: (n_items, r) float32 directions of the source's items.
+        response: (r,) float32, the weight of each direction.
+        popularity: (n_items,) float32, the twin's interactions relative to the source's mean item.
+        found: (n_items,) float32, one where there is a twin.
+    """
+
+    vectors: Tensor
+    response: Tensor
+    popularity: Tensor
+    found: Tensor
+
+
+def item_directions(x: GraphInput, rank: int = BRIDGE_RANK) -> tuple[Tensor, Tensor]:
+    """Return (n_items, r) item directions of a graph and (r,) the ridge's response to them.
+
+    Those of `gnnrec.filters.GraphFilter` with fixed exponents; fewer than `rank` on a small graph.
+    """
+    _, spectrum = x.filtered(*_EXPONENTS)
+    sigma = spectrum.sigma[:rank]
+    squares = (sigma / sigma.max().clamp_min(1e-12)).square()
+    response = squares / (squares + 2.0**_LOG2_RIDGE)
+    return spectrum.item[:, :rank] * (squares > 1e-6), response
+
+
+class Bridge(nn.Module):
+    """A source's item table: text vectors, directions and popularity, as constants.
+
+    Two logs without a shared id still share things: the same film under another number. Where a
+    target item's text vector is as good as equal to a source item's, the target item takes over
+    what the source's users say of it: which items go together, and how popular it is. Nothing of
+    the source's users is kept.
+
+    Args:
+        n_items: Source items.
+        text_dim: Length of the text vectors.
+    """
+
+    text: Tensor
+    vectors: Tensor
+    response: Tensor
+    popularity: Tensor
+
+    def __init__(self, n_items: int, text_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("text", torch.zeros(n_items, text_dim, dtype=torch.float16))
+        self.register_buffer("vectors", torch.zeros(n_items, BRIDGE_RANK, dtype=torch.float16))
+        self.register_buffer("response", torch.zeros(BRIDGE_RANK))
+        self.register_buffer("popularity", torch.zeros(n_items))
+        self._last: tuple[Tensor, Matched] | None = None
+
+    @torch.no_grad()
+    def take(self, x: GraphInput, chosen: Tensor) -> None:
+        """Fill the table from a source graph that has texts: `chosen` (n_items,) int64 codes."""
+        assert x.item_text is not None, "a bridge is made of items with text"
+        vectors, response = item_directions(x)
+        width = vectors.shape[1]
+        self.text.copy_(x.item_text[chosen])
+        # Float16 has little room below 1e-4, and the scale of a channel is taken out anyway.
+        self.vectors[:, :width] = vectors[chosen] / vectors.abs().max().clamp_min(1e-12)
+        self.response[:width] = response
+        mean = x.item_degrees.sum() / max(int((x.item_degrees > 0).sum()), 1)
+        self.popularity.copy_(x.item_degrees[chosen] / mean.clamp_min(1e-12))
+
+    @torch.no_grad()
+    def match(self, item_text: Tensor) -> Matched:
+        """Find each target item's twin: (n_items, text_dim) unit rows -> `Matched`.
+
+        Cost: O(n_items n_source_items text_dim), a chunk of similarities in memory; the last
+        table asked for is kept.
+        """
+        if self._last is not None and self._last[0] is item_text:
+            return self._last[1]
+        text = self.text.to(item_text)
+        best, twin = [], []
+        for rows in torch.split(item_text, _CHUNK):
+            similarity = (rows @ text.T).max(dim=1)
+            best.append(similarity.values)
+            twin.append(similarity.indices)
+        index, found = torch.cat(twin), (torch.cat(best) > _SAME).float()
+        matched = Matched(
+            self.vectors.float()[index] * found[:, None],
+            self.response,
+            self.popularity[index] * found,
+            found,
+        )
+        self._last = (item_text, matched)
+        return matched

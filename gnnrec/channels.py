@@ -1,0 +1,265 @@
+"""LightGCN layers with fixed weights, each a score of its own on one scale: what is mixed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from gnnrec.bridge import Matched
+from gnnrec.device import numpy_generator
+from gnnrec.features import GraphInput
+from gnnrec.filters import GraphFilter
+from gnnrec.graph import BipartiteGraph
+from gnnrec.propagate import to_torch_csr
+from gnnrec.scores import ScoreVectors, rows_of
+
+NAMES = ("filter", "low16", "low64", "text", "deep_text", "bridge")
+N_CONTEXT = 6 + len(NAMES) + 2
+_INNER_SHARE = 0.2  # of a graph's edges, hidden to see what each channel is worth on it
+_INNER_USERS = 150
+_PROFILE_EXPONENT = 0.3
+_NO_SPREAD = 1e-4
+# Keeps the two centring columns out of the way of cosines between items; exact in binary.
+SMALL = 2.0**-10
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel's scores, centred and of unit spread; `scale` is what a walk is divided by."""
+
+    scores: ScoreVectors
+    scale: float
+
+
+class Channels:
+    """The channels of one graph.
+
+    - filter: the graph filter with full rank (`gnnrec.filters`), on interactions alone;
+    - low16, low64: the low-pass part of the normalised interaction matrix (Shen et al. 2021);
+    - text: a user's items' texts against the item's text;
+    - deep_text: the same after two more LightGCN layers on both sides;
+    - bridge: a user's items against the item, in a source's directions (`gnnrec.bridge`).
+
+    Each is centred (the mean user's part is popularity by another name, the mean item's shifts a
+    user's scores alike) and divided by its spread over reference users and items weighted by their
+    interactions, so that a weight means the same on every graph.
+
+    Cost: that of the parts, and 256 reference users' scores a channel.
+    """
+
+    def __init__(
+        self,
+        x: GraphInput,
+        graph_filter: GraphFilter,
+        bridges: list[Matched],
+        *,
+        reads_text: bool = True,
+    ) -> None:
+        x.compact = True  # most nodes of a small part of a log have no edge
+        # Not the input itself: it keeps its channels, and a circle is freed late.
+        self.graph, self.device, self.seed = x.graph, x.device, x.seed
+        self.has_text = reads_text and x.text is not None
+        self.bridges = bridges
+        self.weights = x.item_degrees / x.item_degrees.sum().clamp_min(1e-12)
+        self.found = torch.zeros_like(x.item_degrees)
+        self.popularity = torch.zeros_like(x.item_degrees)
+        for matched in bridges:
+            self.found = torch.maximum(self.found, matched.found)
+            self.popularity = self.popularity + matched.popularity
+        parts = [
+            graph_filter(x),
+            self._low(x, 16),
+            self._low(x, 64),
+            *(self._texts(x) if self.has_text else (None, None)),
+            self._bridge() if bridges else None,
+        ]
+        self.parts = [
+            None if part is None else self._standard(part, x.reference_users) for part in parts
+        ]
+        self.present = [part is not None for part in parts]
+        self.user_degrees, self.item_degrees = x.user_degrees, x.item_degrees
+
+    def light(self) -> Channels:
+        """Return what weights are computed from, without the graph and the channels' vectors."""
+        other = copy.copy(self)
+        del other.parts, other.graph, other.bridges
+        return other
+
+    @staticmethod
+    def _low(x: GraphInput, rank: int) -> ScoreVectors:
+        s = x.spectrum
+        users = s.user[:, :rank] * s.sigma[:rank] * x.user_degrees.sqrt()[:, None]
+        scale = x.item_degrees.clamp_min(0.5).sqrt() * (x.item_degrees > 0)
+        return _with_bias(users, s.item[:, :rank] * scale[:, None])
+
+    @staticmethod
+    def _texts(x: GraphInput) -> list[ScoreVectors]:
+        users, items, _ = x.propagated_components(3)
+        first, third, start, second = users[1], users[3], items[0], items[2]
+        assert first is not None and third is not None
+        assert start is not None and second is not None
+        return [_with_bias(first, start), _with_bias(first + 0.5 * third, second)]
+
+    def _bridge(self) -> ScoreVectors:
+        rows = to_torch_csr(self.graph.by_degree(0.0, -_PROFILE_EXPONENT), self.device)
+        users = [rows @ matched.vectors * matched.response for matched in self.bridges]
+        return _with_bias(
+            torch.cat(users, dim=1), torch.cat([m.vectors for m in self.bridges], dim=1)
+        )
+
+    def _standard(self, part: ScoreVectors, reference_users: Tensor) -> Channel:
+        """Centre and scale: two more columns, for the mean user's scores and the users' means."""
+        users, items, walk = part.users[:, :-1], part.items[:, :-1], part.walk
+        reference = part.of(reference_users.cpu().numpy())
+        bias = part.items[:, -1]
+        rows = reference.rows(0, len(reference.users)) - bias
+        mean_user = rows.mean(dim=0) if len(rows) else torch.zeros_like(bias)
+        rows = rows - mean_user
+        rows = rows - (rows @ self.weights)[:, None]
+        spread = float((rows.square() @ self.weights).mean().sqrt()) if len(rows) else 0.0
+        mean_item = users @ (items.T @ self.weights) - mean_user @ self.weights
+        if walk is not None:
+            arrived = walk.operator.T(walk.operator((walk.out * self.weights)[:, None]))
+            mean_item = mean_item + torch.from_numpy(walk.start @ arrived.cpu().numpy()[:, 0]).to(
+                mean_item
+            )
+        # What has no spread but rounding errors says nothing.
+        largest = float(rows.abs().max()) if rows.numel() else 0.0
+        scale = 1.0 / spread if spread > _NO_SPREAD * largest else 0.0
+        large = scale / SMALL
+        columns = [
+            users * scale,
+            torch.full_like(mean_item, -large)[:, None],
+            (-large * mean_item)[:, None],
+        ]
+        others = [
+            items,
+            SMALL * mean_user[:, None],
+            torch.full_like(mean_user, SMALL)[:, None],
+        ]
+        return Channel(ScoreVectors(torch.cat(columns, 1), torch.cat(others, 1), walk), scale)
+
+    def rows(self, users: np.ndarray) -> Tensor:
+        """Return (n_channels, n, n_items) scores of some users; a channel that is not there is 0.
+
+        Cost and memory: one full row of scores a user and channel.
+        """
+        out = torch.zeros(len(NAMES), len(users), self.graph.n_items, device=self.device)
+        index = torch.from_numpy(users).to(self.device)
+        for place, channel in enumerate(self.parts):
+            if channel is None:
+                continue
+            out[place] = channel.scores.users[index] @ channel.scores.items.T
+            walk = channel.scores.walk
+            if walk is not None and len(users):
+                start = sp.csr_array(rows_of(walk.start, users) * np.float32(channel.scale))
+                out[place] += replace(walk, start=start).columns(0, len(users)).T
+        return out
+
+
+def mixed(channels: Channels, users: Tensor, gates: Tensor, items: Tensor) -> ScoreVectors:
+    """Add the channels up: score(u, i) = sum_c gates[u, c] items[i, c] z_c(u, i).
+
+    Args:
+        channels: Of the graph.
+        users: (n,) int64 codes.
+        gates: (n, n_channels) float32.
+        items: (n_items, n_channels) float32.
+
+    Returns:
+        Vectors whose last columns are one and zero: the caller's item bias goes there.
+    """
+    user_parts, item_parts, walk = [], [], None
+    for place, channel in enumerate(channels.parts):
+        if channel is None:
+            continue
+        user_parts.append(channel.scores.users[users] * gates[:, place, None])
+        item_parts.append(channel.scores.items * items[:, place, None])
+        if channel.scores.walk is not None:
+            walk = channel.scores.walk
+            weight = sp.diags_array((channel.scale * gates[:, place]).cpu().numpy())
+            start = sp.csr_array(weight @ rows_of(walk.start, users.cpu().numpy()))
+            walk = replace(walk, start=start.astype(np.float32), out=walk.out * items[:, place])
+    user_parts.append(torch.ones(len(users), 1, device=gates.device))
+    item_parts.append(torch.zeros(len(items), 1, device=gates.device))
+    return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), walk)
+
+
+def context(
+    channels: Channels, inner: Channels | None, hidden: tuple[np.ndarray, np.ndarray]
+) -> Tensor:
+    """Return (N_CONTEXT,) float32: what kind of graph this is, and what each channel says on it.
+
+    Six numbers of the graph (mean degrees, counts, the share of interactions on items with a twin
+    in a source, whether there is text), then for each channel, the twins' popularity and the
+    items' own the area under the ROC curve of hidden edges, drawn towards 1/2 where there are few.
+    Channels are compared with items drawn by popularity, the two popularities with items drawn
+    uniformly.
+
+    Args:
+        channels: Of the whole graph.
+        inner: Of the graph without the hidden edges; None where there is nothing to hide.
+        hidden: (n,) int64 users and items of the hidden edges.
+    """
+    graph = channels.graph
+    active_users = max(int((graph.user_degrees > 0).sum()), 1)
+    active_items = max(int((graph.item_degrees > 0).sum()), 1)
+    values = [
+        math.log1p(graph.n_edges / active_users) / 3,
+        math.log1p(graph.n_edges / active_items) / 3,
+        math.log(max(graph.n_items, 1)) / 10,
+        math.log1p(graph.n_edges) / 12,
+        float(channels.found @ channels.weights),
+        float(channels.has_text),
+    ]
+    areas = [0.0] * (len(NAMES) + 2)
+    if inner is not None:
+        trust = len(hidden[0]) / (len(hidden[0]) + 60.0)
+        areas = [4 * trust * (area - 0.5) for area in _areas(inner, *hidden, channels.seed)]
+    return torch.tensor(values + areas, dtype=torch.float32, device=channels.device)
+
+
+def _areas(inner: Channels, users: np.ndarray, items: np.ndarray, seed: int) -> list[float]:
+    rng = numpy_generator(seed, "context")
+    asked = np.unique(users)
+    if len(asked) > _INNER_USERS:
+        asked = np.sort(rng.choice(asked, _INNER_USERS, replace=False))
+        keep = np.isin(users, asked)
+        users, items = users[keep], items[keep]
+    row = np.searchsorted(asked, users)
+    degrees = inner.item_degrees.cpu().numpy().astype(np.float64)
+    popular = rng.choice(len(degrees), len(items), p=(degrees + 0.1) / (degrees + 0.1).sum())
+    uniform = rng.integers(0, len(degrees), len(items))
+    scores = inner.rows(asked).cpu().numpy()
+    areas = [_area(z[row, items], z[row, popular]) for z in scores]
+    for values in (inner.popularity.cpu().numpy(), degrees):
+        areas.append(_area(values[items], values[uniform]))
+    return areas
+
+
+def _area(positive: np.ndarray, negative: np.ndarray) -> float:
+    return float(np.mean((positive > negative) + 0.5 * (positive == negative)))
+
+
+def hide(graph: BipartiteGraph, seed: int) -> tuple[BipartiteGraph, np.ndarray, np.ndarray] | None:
+    """Hide a fifth of a graph's edges: (the rest, hidden users, hidden items); None if too few."""
+    edges = graph.user_items.tocoo()
+    users, items = edges.row.astype(np.int64), edges.col.astype(np.int64)
+    hidden = numpy_generator(seed, "inner").random(len(users)) < _INNER_SHARE
+    if not hidden.any() or hidden.all():
+        return None
+    rest = BipartiteGraph(users[~hidden], items[~hidden], graph.n_users, graph.n_items)
+    return rest, users[hidden], items[hidden]
+
+
+def _with_bias(users: Tensor, items: Tensor) -> ScoreVectors:
+    pad = (0, 1)
+    return ScoreVectors(
+        torch.nn.functional.pad(users, pad, value=1.0), torch.nn.functional.pad(items, pad)
+    )

@@ -1,0 +1,157 @@
+"""The channels and their blend written once more, dense and in double precision."""
+
+import numpy as np
+import torch
+from dense import centred, power, random_graph, random_text
+
+from gnnrec.blend import ChannelBlend
+from gnnrec.channels import NAMES
+from gnnrec.config import ModelConfig
+from gnnrec.features import GraphInput
+
+RANK = 16
+
+
+def blend_of(seed=0, text_dim=6, bridges=(11,), moved=0.2, rank=RANK):
+    """A blend with every parameter moved off its start; its bridges know some of `random_text`."""
+    config = ModelConfig(
+        encoder="channels",
+        text_dim=text_dim,
+        spectral_rank=rank,
+        bridges=bridges if text_dim else (),
+    )
+    torch.manual_seed(seed)
+    model = ChannelBlend(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(moved * torch.randn_like(parameter))
+        for number, bridge in enumerate(model.bridges):
+            far = random_graph(seed + 90 + number, 13, 17)
+            texts = far_texts(number, 17)
+            bridge.take(GraphInput(far, texts, spectral_rank=RANK), torch.arange(len(bridge.text)))
+    return model
+
+
+def near_texts(n_items=14):
+    """Unit rows; item 1 has none."""
+    return torch.nn.functional.normalize(random_text(7, n_items), dim=1)
+
+
+def far_texts(number, n_items):
+    """A source's texts: those of items 3.. of the target, in another order, then others."""
+    near = near_texts()[3:].flip(0)[number : number + 6]
+    rest = random_text(50 + number, n_items - len(near))
+    return torch.nn.functional.normalize(torch.cat([near, rest]), dim=1)
+
+
+def input_of(seed=0, text=True, rank=RANK, **sizes):
+    graph = random_graph(seed, **sizes)
+    return GraphInput(graph, near_texts(graph.n_items) if text else None, spectral_rank=rank)
+
+
+def matrix_of(graph):
+    return torch.from_numpy(graph.user_items.toarray()).double()
+
+
+def low_pass(matrix, rank):
+    """The leading part of D_u^-1/2 R D_i^-1/2, back on the scale of R."""
+    users, items = matrix.sum(1), matrix.sum(0)
+    u, sigma, vt = torch.linalg.svd(
+        power(users, -0.5)[:, None] * matrix * power(items, -0.5), full_matrices=False
+    )
+    low = (u[:, :rank] * sigma[:rank]) @ vt[:rank]
+    return users.sqrt()[:, None] * low * items.sqrt()
+
+
+def text_layers(matrix, item_text):
+    """The text channel and the one two layers deeper."""
+    text = centred(item_text)
+    a = power(matrix.sum(1), -0.5)[:, None] * matrix * power(matrix.sum(0), -0.5)
+    first, second = a @ text, a.T @ a @ text
+    return first @ text.T, (first + 0.5 * a @ second) @ second.T
+
+
+def bridged(matrix, matched):
+    """A user's items, rare ones first, against the item, in the directions of each source."""
+    rows = matrix * power(matrix.sum(0), -0.3)
+    total = 0.0
+    for part in matched:
+        vectors = part.vectors.double()
+        total = total + rows @ (vectors * part.response.double()) @ vectors.T
+    return total
+
+
+def raw_channels(x, graph_filter, matched):
+    """Name -> (n_users, n_items) float64 scores before they are put on one scale."""
+    matrix = matrix_of(x.graph)
+    with torch.no_grad():
+        filtered = graph_filter(x).rows(0, x.graph.n_users).double()
+    raw = {
+        "filter": filtered - 1e-6 * torch.log1p(matrix.sum(0)),  # its bias is no channel's
+        "low16": low_pass(matrix, min(16, x.spectral_rank)),
+        "low64": low_pass(matrix, min(64, x.spectral_rank)),
+    }
+    if x.item_text is not None:
+        raw["text"], raw["deep_text"] = text_layers(matrix, x.item_text)
+    if matched:
+        raw["bridge"] = bridged(matrix, matched)
+    return raw
+
+
+def standardised(raw, matrix):
+    """Less the mean user, less each user's weighted mean over items, over the spread."""
+    active, weights = matrix.sum(1) > 0, matrix.sum(0) / matrix.sum()
+    centre = raw - raw[active].mean(0)
+    centre = centre - (centre @ weights)[:, None]
+    return centre / ((centre[active] ** 2 @ weights).mean().sqrt() + 1e-6)
+
+
+def all_channels(x, graph_filter, matched):
+    """(n_channels, n_users, n_items) float64; what is not there is zero."""
+    matrix = matrix_of(x.graph)
+    raw = raw_channels(x, graph_filter, matched)
+    nothing = torch.zeros_like(matrix)
+    return torch.stack(
+        [standardised(raw[name], matrix) if name in raw else nothing for name in NAMES]
+    )
+
+
+def network(p, name, inputs):
+    hidden = torch.tanh(inputs @ p[f"{name}.0.weight"].T + p[f"{name}.0.bias"])
+    return hidden @ p[f"{name}.2.weight"].T + p[f"{name}.2.bias"]
+
+
+def blended(p, channels, user_degrees, item_degrees, about, popularity):
+    """(n_users, n_items) float64 scores, differentiable in the parameters `p`."""
+    about, popularity = about.double(), popularity.double()
+    log_degree = user_degrees.double().log1p()[:, None]
+    inputs = torch.cat([log_degree / 3, about.repeat(len(log_degree), 1)], dim=1)
+    gates = (
+        p["log_weight"] + log_degree * p["user_slope"] + network(p, "user_network", inputs)
+    ).exp() * (log_degree > 0)
+    of_graph = network(p, "graph_network", about)
+    slopes = p["item_slope"] + 0.3 * of_graph[: len(NAMES)]
+    items = (1 + item_degrees.double())[:, None] ** slopes
+    shift = of_graph[len(NAMES) :]
+    prior = torch.exp((p["bias.log_prior"] + shift[1]).clamp(-8, 6))
+    source = torch.exp((p["bias.log_source"] + shift[2]).clamp(-8, 6))
+    bias = (p["bias.slope"] + 0.3 * shift[0]) * torch.log(
+        item_degrees.double() + prior + source * popularity
+    )
+    return bias + torch.einsum("cui,uc,ic->ui", channels, gates, items)
+
+
+def popular(matched, n_items):
+    return sum((m.popularity for m in matched), torch.zeros(n_items))
+
+
+def permuted(x, user_order, item_order):
+    """The same graph and texts with user u renamed user_order[u], item i item_order[i]."""
+    users, items = x.graph.edges()
+    graph = type(x.graph)(user_order[users], item_order[items], x.graph.n_users, x.graph.n_items)
+    text = None if x.item_text is None else x.item_text[np.argsort(item_order)]
+    return GraphInput(graph, text, spectral_rank=x.spectral_rank)
+
+
+def matched_by(model, x):
+    return [bridge.match(x.item_text) for bridge in model.bridges] if x.text is not None else []

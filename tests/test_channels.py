@@ -1,0 +1,190 @@
+"""Every channel equals its dense definition on the one scale, and their sum is a sum of rows."""
+
+import numpy as np
+import pytest
+import torch
+from dense_blend import (
+    all_channels,
+    blend_of,
+    input_of,
+    matrix_of,
+    near_texts,
+)
+
+from gnnrec.channels import N_CONTEXT, NAMES, Channels, context, hide, mixed
+from gnnrec.features import GraphInput
+from gnnrec.graph import BipartiteGraph
+from gnnrec.scores import ScoreVectors
+
+SIZES = {"small": {}, "large": {"n_users": 30, "n_items": 40, "density": 0.2}}
+
+
+def made(seed=0, text=True, size="small", rank=64):
+    """(channels, their input, the filter, what is matched)."""
+    model = blend_of(seed, rank=rank, bridges=(11, 12), moved=0.1)
+    x = input_of(seed, text, rank, **SIZES[size])
+    matched = [bridge.match(x.item_text) for bridge in model.bridges] if text else []
+    with torch.no_grad():
+        return Channels(x, model.filter, matched), x, model.filter, matched
+
+
+def everyone(x):
+    return np.arange(x.graph.n_users)
+
+
+def random_gates(x, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = (x.graph.n_users, len(NAMES)), (x.graph.n_items, len(NAMES))
+    return [torch.from_numpy(rng.uniform(0.2, 2.0, shape)).float() for shape in shapes]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_channel_equals_its_dense_definition(seed, text, size):
+    channels, x, graph_filter, matched = made(seed, text, size)
+    expected = all_channels(x, graph_filter, matched)
+    assert channels.present == [True] * 3 + [text] * 3
+    found = channels.rows(everyone(x))
+    active = x.graph.user_degrees > 0  # the others' gates are zero
+    for place, name in enumerate(NAMES):
+        np.testing.assert_allclose(
+            found[place][active], expected[place][active], atol=3e-4, rtol=1e-3, err_msg=name
+        )
+    assert (expected[:, active].abs().amax(dim=(1, 2)) > 0.5).tolist() == channels.present
+
+
+def test_the_two_low_passes_and_the_two_text_layers_differ_on_a_larger_graph():
+    channels, x, *_ = made(size="large")
+    low16, low64, text, deep = channels.rows(everyone(x))[1:5]
+    assert (low16 - low64).abs().max() > 0.3 and (text - deep).abs().max() > 0.3
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_scores_are_centred_and_of_unit_spread(size):
+    channels, x, *_ = made(1, size=size)
+    weights = x.item_degrees.double() / x.item_degrees.double().sum()
+    rows = channels.rows(x.reference_users.numpy()).double()
+    np.testing.assert_allclose(rows @ weights, 0.0, atol=2e-4)  # each user's mean item
+    np.testing.assert_allclose(rows.mean(dim=1), 0.0, atol=2e-4)  # the mean user
+    spread = (rows.square() @ weights).mean(dim=1).sqrt()
+    np.testing.assert_allclose(spread, 1.0, atol=1e-3)
+
+
+def test_a_channels_weight_does_not_depend_on_its_scale():
+    _, x, graph_filter, matched = made(2)
+    parts = [Channels(x, graph_filter, matched)]
+    large = [type(m)(50.0 * m.vectors, m.response, m.popularity, m.found) for m in matched]
+    parts.append(Channels(x, graph_filter, large))
+    bridge = [p.rows(everyone(x))[NAMES.index("bridge")] for p in parts]
+    torch.testing.assert_close(bridge[0], bridge[1], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("users", [[0], [5, 2], [0, 1, 2, 3, 4, 5, 6, 7], []])
+def test_rows_are_those_of_the_score_vectors(users):
+    channels, x, *_ = made(3)
+    users = np.array(users, dtype=np.int64)
+    found = channels.rows(users)
+    assert found.shape == (len(NAMES), len(users), x.graph.n_items)
+    for place, channel in enumerate(channels.parts):
+        scores, scale = channel.scores, channel.scale
+        some = scores.of(users)
+        expected = some.users @ some.items.T
+        if scores.walk is not None and len(users):
+            expected = expected + scale * some.walk.columns(0, len(users)).T
+        torch.testing.assert_close(found[place], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_mixed_scores_are_the_sum_of_weighted_rows(size, text):
+    channels, x, *_ = made(4, text, size)
+    gates, items = random_gates(x)
+    users = torch.from_numpy(np.random.default_rng(1).permutation(x.graph.n_users)[:7])
+    scores = mixed(channels, users, gates[users], items)
+    assert isinstance(scores, ScoreVectors)
+    assert torch.equal(scores.users[:, -1], torch.ones(7))
+    assert torch.equal(scores.items[:, -1], torch.zeros(x.graph.n_items))
+    rows = channels.rows(users.numpy()).double()
+    expected = torch.einsum("cui,uc,ic->ui", rows, gates[users].double(), items.double())
+    np.testing.assert_allclose(scores.rows(0, 7), expected, atol=1e-3, rtol=1e-3)
+    # The walk is no rounding error of it.
+    assert (scores.users @ scores.items.T - expected).abs().max() > 0.05
+
+
+def test_a_graph_without_edges_scores_zero():
+    empty = np.zeros(0, dtype=np.int64)
+    graph = BipartiteGraph(empty, empty, 3, 14)
+    _, _, graph_filter, matched = made()
+    channels = Channels(GraphInput(graph, near_texts()), graph_filter, matched)
+    assert not channels.rows(np.arange(3)).any()
+
+
+# The context
+
+
+def test_the_context_says_what_kind_of_graph_it_is():
+    channels, x, *_ = made(5)
+    nobody = np.zeros(0, dtype=np.int64)
+    about = context(channels, None, (nobody, nobody)).double()
+    assert about.shape == (N_CONTEXT,)
+    matrix = matrix_of(x.graph)
+    edges, degrees = float(matrix.sum()), matrix.sum(0)
+    twins = torch.stack([m.found for m in channels.bridges]).amax(dim=0).double()
+    assert 0 < twins.sum() < 14
+    expected = [
+        np.log1p(edges / int((matrix.sum(1) > 0).sum())) / 3,
+        np.log1p(edges / int((degrees > 0).sum())) / 3,
+        np.log(14) / 10,
+        np.log1p(edges) / 12,
+        float(twins @ degrees / edges),
+        1.0,
+    ]
+    np.testing.assert_allclose(about[:6], expected, rtol=1e-5)
+    assert not about[6:].any()
+    assert context(made(5, text=False)[0], None, (nobody, nobody))[4:6].tolist() == [0.0, 0.0]
+
+
+def test_the_areas_are_large_where_a_channel_ranks_the_hidden_edges_first():
+    channels, x, *_ = made(6, size="large")
+    rows = channels.rows(everyone(x))
+    for place, name in enumerate(NAMES):
+        # The best item of each user by this channel, and the worst: areas near one and zero.
+        for pick, sign in (("argmax", 1), ("argmin", -1)):
+            users = np.flatnonzero(x.graph.user_degrees)
+            items = getattr(rows[place], pick)(dim=1).numpy()[users]
+            about = context(channels, channels, (users, items))
+            area = 0.5 + float(about[6 + place]) * (len(users) + 60) / len(users) / 4
+            assert sign * (area - 0.5) > 0.4, (name, pick)
+    users = np.arange(20)
+    popular = np.full(20, int(x.item_degrees.argmax()))
+    assert context(channels, channels, (users, popular))[-1] > 0.4 * 4 * 20 / 80
+    known = np.full(20, int(channels.popularity.argmax()))
+    assert context(channels, channels, (users, known))[-2] > 0.3 * 4 * 20 / 80
+
+
+def test_hiding_takes_a_fifth_of_the_edges_away():
+    graph = BipartiteGraph(*(a.ravel() for a in np.indices((60, 50))), 60, 50)
+    rest, users, items = hide(graph, 0)
+    assert (rest.n_users, rest.n_items) == (60, 50)
+    assert rest.n_edges + len(users) == 3000 and 0.17 < len(users) / 3000 < 0.23
+    assert rest.user_items.toarray()[users, items].sum() == 0
+    again, other = hide(graph, 0), hide(graph, 1)
+    np.testing.assert_array_equal(again[1], users)
+    np.testing.assert_array_equal(again[2], items)
+    assert len(other[1]) != len(users) or (other[2] != items).any()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_there_may_be_nothing_to_hide(n):
+    edges = np.zeros(n, dtype=np.int64)
+    assert all(hide(BipartiteGraph(edges, edges, 2, 2), seed) is None for seed in range(20))
+
+
+def test_without_its_vectors_it_still_says_what_weights_need():
+    channels, *_ = made(7)
+    light = channels.light()
+    for name in ("user_degrees", "item_degrees", "popularity", "found", "weights"):
+        assert torch.equal(getattr(light, name), getattr(channels, name))
+    assert light.present == channels.present and not hasattr(light, "parts")
+    assert channels.parts[0] is not None  # the whole one is as it was

@@ -1,0 +1,141 @@
+"""What a blend learns from: a lesson's scores, its loss, its gradient and the steps they make."""
+
+import numpy as np
+import pytest
+import torch
+from dense import double_parameters
+from dense_blend import all_channels, blend_of, blended, input_of, matched_by, popular
+
+from gnnrec import lessons
+from gnnrec.config import TrainConfig
+from gnnrec.features import GraphInput
+from gnnrec.graph import BipartiteGraph
+from gnnrec.lessons import hit_loss, lesson, user_ndcg
+from gnnrec.sampling import Episode
+from gnnrec.train import optimise
+
+
+def episode_of(seed=0):
+    """Every fourth edge is hidden, from some of the users."""
+    x = input_of(seed)
+    users, items = x.graph.edges()
+    hidden = (np.arange(len(users)) % 4 == 1) & (users != 3)
+    visible = BipartiteGraph(users[~hidden], items[~hidden], 9, 14)
+    return Episode(GraphInput(visible, x.item_text, spectral_rank=16), users[hidden], items[hidden])
+
+
+def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges(monkeypatch):
+    model, episode = blend_of(1), episode_of(1)
+    part, x = lesson(model, episode, 0), episode.input
+    expected = all_channels(x, model.filter, matched_by(model, x))
+    assert part.users.tolist() == sorted(set(episode.users.tolist()))
+    np.testing.assert_allclose(part.scores, expected[:, part.users], atol=4e-3, rtol=2e-3)
+    edges = zip(part.users[part.row], part.item.tolist(), strict=True)
+    assert sorted(edges) == sorted(zip(episode.users, episode.items, strict=True))
+    # A user counts by the inverse of the chance to be among them, hidden edge by hidden edge.
+    share = len(episode.users) / (len(episode.users) + x.graph.n_edges)
+    chance = np.array(
+        [
+            1 - (1 - share) ** (x.graph.user_degrees[u] + (episode.users == u).sum())
+            for u in part.users
+        ]
+    )
+    np.testing.assert_allclose(part.weight, (1 / chance) / (1 / chance).mean())
+    monkeypatch.setattr(lessons, "MAX_LESSON_USERS", 3)
+    some = lesson(model, episode, 0)
+    assert some.n_users == 3 and set(some.users) < set(part.users)
+    assert len(some.row) == np.isin(episode.users, some.users).sum()
+    nobody = np.zeros(0, dtype=np.int64)
+    assert lesson(model, Episode(x, nobody, nobody), 0) is None
+
+
+def dense_loss(p, part, episode, score):
+    """- log of the chance that one draw among the items not visible is a hidden one."""
+    visible = episode.input.graph.user_items.toarray() > 0
+    table, losses = score(p), []
+    for row, user in enumerate(part.users):
+        others = torch.from_numpy(~visible[user])
+        chances = torch.softmax(table[row][others], dim=0)
+        hidden = np.isin(np.flatnonzero(~visible[user]), episode.items[episode.users == user])
+        losses.append(-torch.log(chances[torch.from_numpy(hidden)].sum() + 1e-9))
+    return (torch.stack(losses) * torch.from_numpy(part.weight)).mean()
+
+
+def dense_scores_of(model, part, episode):
+    matched = matched_by(model, episode.input)
+
+    def scores(p):
+        return blended(
+            p,
+            part.scores.double(),  # constants: half precision is the lesson's own
+            episode.input.user_degrees[part.users],
+            episode.input.item_degrees,
+            part.context,
+            popular(matched, 14),
+        )
+
+    return scores
+
+
+@pytest.mark.parametrize("mode", ["heads", "final", "full"])
+@pytest.mark.parametrize("pull", [0.0, 0.5])
+def test_two_steps_equal_dense_steps_by_hand(mode, pull):
+    episode, model, rate = episode_of(2), blend_of(2, moved=0.1), 0.01
+    part = lesson(model, episode, 0)
+    trained = model.trained_parameters(mode, 1)
+    p = double_parameters(model)
+    start = {name: p[name].detach().clone() for name in trained}
+    score = dense_scores_of(model, part, episode)
+    with torch.no_grad():
+        expected = dense_loss(p, part, episode, score)
+        assert float(hit_loss(model, part)) == pytest.approx(float(expected), abs=1e-5)
+    gradients = torch.autograd.grad(
+        hit_loss(model, part), [model.get_parameter(n) for n in trained]
+    )
+    by_hand = torch.autograd.grad(dense_loss(p, part, episode, score), [p[n] for n in trained])
+    for name, found, wanted in zip(trained, gradients, by_hand, strict=True):
+        scale = float(wanted.abs().max())
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * scale + 1e-6, err_msg=name)
+    moments = {name: (0.0, 0.0) for name in trained}
+    steady = {name: torch.ones_like(p[name], dtype=torch.bool) for name in trained}
+    for step in (1, 2):
+        value = dense_loss(p, part, episode, score)
+        grads = torch.autograd.grad(value, [p[n] for n in trained])
+        for name, g in zip(trained, grads, strict=True):
+            # Near zero a gradient is rounding error, of which Adam sees only the sign.
+            steady[name] &= g.abs() > 1e-4
+            g = g + 2 * pull * (p[name].detach() - start[name])
+            first, second = moments[name]
+            first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
+            moments[name] = first, second
+            root = (second / (1 - 0.999**step)).sqrt() + 1e-8
+            moved = p[name].detach() - rate * first / (1 - 0.9**step) / root
+            p[name] = moved.requires_grad_(True)
+    optimise(
+        model, lambda step: hit_loss(model, part), trained, None,
+        TrainConfig(learning_rate=rate, pull_to_start=pull, max_steps=2),
+    )  # fmt: skip
+    checked = 0
+    for name in trained:
+        found, wanted = model.get_parameter(name).detach(), p[name].detach()
+        where = steady[name]
+        checked += int(where.sum())
+        np.testing.assert_allclose(found[where], wanted[where], atol=2e-5, err_msg=name)
+    assert checked > 0.5 * sum(p[name].numel() for name in trained)
+
+
+def test_user_ndcg_is_the_weighted_ndcg_of_the_dense_ranking():
+    episode, model = episode_of(3), blend_of(3)
+    part = lesson(model, episode, 0)
+    with torch.no_grad():
+        table = dense_scores_of(model, part, episode)(double_parameters(model)).numpy()
+    table[episode.input.graph.user_items.toarray()[part.users] > 0] = -np.inf
+    expected = []
+    for row, user in enumerate(part.users):
+        relevant = set(episode.items[episode.users == user].tolist())
+        order = [i for i in np.argsort(-table[row]) if table[row][i] > -np.inf]
+        gains = [1 / np.log2(rank + 2) for rank, item in enumerate(order) if item in relevant]
+        expected.append(sum(gains) / sum(1 / np.log2(r + 2) for r in range(len(relevant))))
+    found = user_ndcg(model, [part, part.light()])
+    np.testing.assert_allclose(found, np.tile(expected * part.weight, 2), rtol=1e-6)
+    assert 0 < found.mean() < 1
