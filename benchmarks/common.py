@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gnnrec.checkpoint import versions
 from gnnrec.console import text_table
+from gnnrec.machine import hardware, machine
 from gnnrec.storage import whole_file
 
+__all__ = ["RESULTS", "hardware", "machine", "report", "timed"]
+
 RESULTS = Path(__file__).parent / "results"
-
-
-def hardware() -> str:
-    """Processor and cores, as one field."""
-    name = platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        name = models[0].split(":", 1)[1].strip() if models else name
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-
-
-def machine() -> dict[str, str]:
-    """The fields that every committed row ends with."""
-    return {
-        "hardware": hardware(),
-        "versions": " ".join(f"{k}={v}" for k, v in versions().items()),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
 
 
 def timed(

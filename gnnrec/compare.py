@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gnnrec.arms import Arm, popularity_arm, prepare, run_arm
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig
-from gnnrec.runs import Arm, popularity_arm, prepare, run_arm
 from gnnrec.sources import Log
 from gnnrec.stats import paired_bootstrap, seed_spread
 

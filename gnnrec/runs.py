@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from gnnrec.baselines import Popularity
+from gnnrec.arms import Arm, Prepared, popularity_arm, prepare, run_arm
 from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint, versions
 from gnnrec.config import PretrainConfig, TransferConfig, parse_retrain
 from gnnrec.device import peak_memory_bytes, resolve_device
+from gnnrec.episodes import Source
 from gnnrec.errors import ConfigError, DataError
-from gnnrec.evaluate import Results, evaluate_scores, plain
-from gnnrec.filters import GraphFilter
+from gnnrec.evaluate import evaluate_scores, plain
 from gnnrec.interactions import Interactions, read_interactions
-from gnnrec.model import Model
-from gnnrec.pretrain import Source, pretrain
+from gnnrec.pretrain import pretrain
 from gnnrec.recommender import Recommender
 from gnnrec.sources import Log, describe, held_out_sha256
-from gnnrec.split import Split, make_split, share_with_history
-from gnnrec.transfer import Adapted, Target, adapt
+from gnnrec.split import share_with_history
+from gnnrec.transfer import adapt
 
 
 def pretrain_run(
@@ -67,130 +65,7 @@ def pretrain_run(
         "versions": versions(),
     }
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    return Checkpoint(name, config.model, state, record)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One arm of a comparison on a target's test part."""
-
-    name: str
-    results: Results
-    adapted: Adapted | None
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A target ready for a comparison: catalogue, split and codes, made once for all arms."""
-
-    log: Log
-    catalogue: Catalogue
-    split: Split
-    target: Target
-    test_users: np.ndarray
-    test_items: np.ndarray
-    feature_seconds: float
-
-    @property
-    def split_sha256(self) -> str:
-        """Digest of the split in raw ids."""
-        log = self.catalogue.log
-        return self.split.sha256(log.user_ids[log.users], log.item_ids[log.items])
-
-
-def prepare(
-    log: Log, text_model: str | None, config: TransferConfig, device: str = "cpu", kind: str = ""
-) -> Prepared:
-    """Encode a target's texts and split its log by the configured protocol.
-
-    Args:
-        log: The target.
-        text_model: What the checkpoint's text vectors come from; None reads no text.
-        config: Fraction, test share, validation share, seeds.
-        device: For the text encoder.
-        kind: ratio or time; by default config.split. none holds nothing out for testing.
-    """
-    started = time.perf_counter()
-    catalogue = Catalogue.build(log.interactions, log.items, text_model, device)
-    seconds = time.perf_counter() - started
-    data = catalogue.log
-    split = make_split(
-        data.users,
-        data.n_users,
-        data.timestamps,
-        kind=kind or config.split,  # type: ignore[arg-type]
-        test=config.test,
-        fraction=config.fraction,
-        validation=config.validation,
-        seed=config.seed,
-        split_seed=config.split_seed,
-    )
-    return Prepared(
-        log,
-        catalogue,
-        split,
-        catalogue.target(),
-        data.users[split.test],
-        data.items[split.test],
-        seconds,
-    )
-
-
-def run_arm(
-    prepared: Prepared,
-    checkpoint: Checkpoint,
-    config: TransferConfig,
-    *,
-    device: torch.device | str = "cpu",
-    ks: tuple[int, ...] = (10, 20),
-    log_file: Path | None = None,
-) -> Arm:
-    """Adapt on the training part and measure on the test part; popularity is `popularity_arm`."""
-    split = prepared.split
-    started = time.perf_counter()
-    adapted = adapt(
-        checkpoint,
-        prepared.target,
-        split.train,
-        split.validation,
-        config,
-        device=device,
-        log=log_file,
-    )
-    train_seconds = time.perf_counter() - started
-    return _measure(prepared, config.retrain, adapted.model, adapted, train_seconds, device, ks)
-
-
-def popularity_arm(prepared: Prepared, ks: tuple[int, ...] = (10, 20)) -> Arm:
-    """Measure popularity on the same graph and test part."""
-    return _measure(prepared, "popularity", Popularity(), None, 0.0, "cpu", ks)
-
-
-def _measure(
-    prepared: Prepared,
-    name: str,
-    model: Model | GraphFilter | Popularity,
-    adapted: Adapted | None,
-    train_seconds: float,
-    device: torch.device | str,
-    ks: tuple[int, ...],
-) -> Arm:
-    started = time.perf_counter()
-    rank = 1 if isinstance(model, Popularity) else model.config.spectral_rank
-    # Validation rows are labels the arm was given: they are part of the graph it is tested on.
-    x = prepared.target.graph_input(prepared.split.kept, rank=rank, device=device)
-    with torch.no_grad():
-        scores = model(x)
-    results = evaluate_scores(
-        scores,
-        x.graph.user_items,
-        prepared.test_users,
-        prepared.test_items,
-        ks,
-    )
-    seconds = {"train": train_seconds, "evaluate": time.perf_counter() - started}
-    return Arm(name, results, adapted, seconds)
+    return Checkpoint(name, model.config, state, record)
 
 
 def transfer_run(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gnnrec import runs
+from gnnrec import arms, runs
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
 from gnnrec.errors import CheckpointError, DataError
@@ -32,9 +32,9 @@ def test_held_out_rows_train_nothing_and_are_seen_afterwards(
     checkpoint, frame, transfer_config, monkeypatch
 ):
     calls = []
-    adapt = runs.adapt
+    adapt = arms.adapt
     monkeypatch.setattr(
-        runs,
+        arms,
         "adapt",
         lambda c, target, *rest, **more: calls.append(rest) or adapt(c, target, *rest, **more),
     )

@@ -1,0 +1,126 @@
+"""The commands that look at, check and fetch interaction logs: gnnrec data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gnnrec.console import text_table
+from gnnrec.options import (
+    ItemColumn,
+    Json,
+    LogName,
+    MinWeight,
+    Mirror,
+    TimeColumn,
+    UserColumn,
+    WeightColumn,
+    columns_of,
+    emit,
+    open_named,
+    say,
+)
+
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look at, check and fetch interaction logs."
+)
+
+
+@data_app.command("list")
+def data_list(json_: Json = False) -> None:
+    """List the registered data sets."""
+    from gnnrec.datasets import list_datasets
+
+    rows = [
+        {
+            "name": spec.name,
+            "text": "yes" if spec.has_text else "no",
+            "time": "yes" if spec.has_time else "no",
+            "licence": spec.licence,
+        }
+        for spec in list_datasets()
+    ]
+    say(text_table(rows))
+    emit(json_, {"datasets": rows})
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument()], mirror: Mirror = None, json_: Json = False
+) -> None:
+    """Fetch a data set into the cache and check it."""
+    from gnnrec.datasets import load
+
+    dataset = load(name, mirror)
+    log, spec = dataset.interactions, dataset.spec
+    counts = {"n_users": log.n_users, "n_items": log.n_items, "n_interactions": log.n_interactions}
+    say(f"{name}: {counts}", f"licence: {spec.licence}", f"cite: {spec.citation}")
+    emit(
+        json_,
+        {"name": name, **counts, "sha256": dataset.sha256, "licence": spec.licence},
+    )
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    items: Annotated[Path | None, typer.Option(help="Items file.")] = None,
+    user_column: UserColumn = "user_id",
+    item_column: ItemColumn = "item_id",
+    timestamp_column: TimeColumn = "timestamp",
+    weight_column: WeightColumn = "weight",
+    min_weight: MinWeight = None,
+    json_: Json = False,
+) -> None:
+    """Check a log, and an items file if there is one, and say what will be used."""
+    from gnnrec.sources import open_file
+
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    log = open_file(file, items, columns=columns, min_weight=min_weight)
+    data = log.interactions
+    found: dict[str, Any] = {
+        "file": str(file),
+        "n_users": data.n_users,
+        "n_items": data.n_items,
+        "n_interactions": data.n_interactions,
+        "n_repeated_rows": data.n_dropped_duplicates,
+        "n_below_min_weight": data.n_below_min_weight,
+        "interactions_per_user": round(data.n_interactions / data.n_users, 2),
+        "has_timestamps": data.timestamps is not None,
+        "has_weights": data.weights is not None,
+    }
+    if log.items is not None:
+        texts, _ = log.items.align(data.item_ids)
+        found["n_items_in_table"] = len(log.items.item_ids)
+        found["n_items_with_text"] = sum(1 for text in texts if text)
+    say(*(f"{name}: {value}" for name, value in found.items()), "usable")
+    emit(json_, found)
+
+
+@data_app.command("stats")
+def data_stats(
+    source: LogName,
+    mirror: Mirror = None,
+    user_column: UserColumn = "user_id",
+    item_column: ItemColumn = "item_id",
+    timestamp_column: TimeColumn = "timestamp",
+    weight_column: WeightColumn = "weight",
+    min_weight: MinWeight = None,
+    json_: Json = False,
+) -> None:
+    """Describe the bipartite graph of a log: sizes, degrees, components, concentration."""
+    from gnnrec.graph import BipartiteGraph
+
+    log = open_named(
+        source,
+        None,
+        columns_of(user_column, item_column, timestamp_column, weight_column),
+        min_weight,
+        mirror,
+    ).interactions
+    graph = BipartiteGraph(log.users, log.items, log.n_users, log.n_items)
+    statistics = graph.statistics()
+    say(*(f"{name}: {value}" for name, value in statistics.items()))
+    emit(json_, {"source": source, **statistics})

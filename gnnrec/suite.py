@@ -1,0 +1,288 @@
+"""The settings of a benchmark suite: which targets, sources, arms and seeds, and how they run."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from gnnrec.baselines import BASELINES
+from gnnrec.config import (
+    ModelConfig,
+    PretrainConfig,
+    TransferConfig,
+    _Settings,
+    parse_retrain,
+    validate,
+)
+from gnnrec.datasets import list_datasets
+from gnnrec.errors import ConfigError
+from gnnrec.text import DEFAULT_TEXT_MODEL
+
+Scenario = Literal["main", "cold-items", "cold-users"]
+Family = Literal["baseline", "scratch", "transfer", "control"]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+SHUFFLED = "shuffled-text"
+
+
+class Tuning(_Settings):
+    """How the settings of an arm are chosen, on validation interactions of the target."""
+
+    n_trials: int = Field(1, ge=1, description="settings tried per arm and fraction; 1 tunes none")
+    models: bool = Field(
+        True, description="false: arms that train keep their defaults, and only baselines are tuned"
+    )
+    fractions: tuple[Fraction, ...] = Field(
+        (0.1, 1.0), min_length=1, description="where; other fractions take those of the nearer one"
+    )
+
+
+class DataFile(_Settings):
+    """A log of the user's own under a name of its own; paths are relative to the suite's file."""
+
+    file: str
+    items: str | None = None
+
+
+class EncoderSettings(_Settings):
+    """One encoder of a suite: its pretraining, and the sources it is pretrained on."""
+
+    text: bool = True
+    sources: tuple[str, ...] | None = Field(
+        None, description="those of the suite it runs with, joined by +; all by default"
+    )
+    pretrain: PretrainConfig = PretrainConfig()
+
+
+class Suite(_Settings):
+    """What `gnnrec bench` runs; see benchmarks/suites."""
+
+    name: Name
+    targets: tuple[Name, ...] = Field(min_length=1)
+    sources: tuple[tuple[Name, ...], ...] = ()
+    fractions: tuple[Fraction, ...] = (0.1, 1.0)
+    matrix: tuple[Fraction, ...] | None = Field(
+        None, description="fractions at which every source runs; elsewhere the best one does"
+    )
+    cold_fractions: tuple[Fraction, ...] | None = Field(
+        None, description="fractions of the cold scenarios; those of `fractions` by default"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    encoders: tuple[Name, ...] = ()
+    arms: tuple[str, ...] = Field(min_length=1)
+    scenarios: tuple[Scenario, ...] = Field(("main",), min_length=1)
+    shuffled: str = Field("final:1", description="the retraining mode of the arm shuffled-text")
+    text_model: str | None = DEFAULT_TEXT_MODEL
+    strict: bool = Field(
+        False, description="drop from a source what the target has: items, texts, users"
+    )
+    number_ids: Literal["counters", "names"] = Field(
+        "counters",
+        description="strict: whether equal ids of digits alone are one user or item; most are "
+        "row counters, which any two sets share",
+    )
+    near_text: float = Field(0.9, gt=0, le=1, description="cosine above which texts are the same")
+    cold_share: float = Field(0.2, gt=0, lt=1, description="of the items, of the users")
+    limit_minutes: float | None = Field(None, ge=0, description="stop before a run after that time")
+    tuning: Tuning = Tuning()
+    transfer: TransferConfig = Field(
+        TransferConfig(), description="of all arms that train; what is tuned starts from it"
+    )
+    encoder: dict[str, EncoderSettings] = {}
+    data: dict[str, DataFile] = {}
+
+    def fractions_of(self, scenario: Scenario) -> tuple[float, ...]:
+        """The fractions at which a scenario runs, those of the matrix first."""
+        if scenario != "main":
+            return self.cold_fractions or self.fractions
+        matrix = self.matrix_fractions
+        return (*matrix, *(f for f in self.fractions if f not in matrix))
+
+    @property
+    def matrix_fractions(self) -> tuple[float, ...]:
+        """The fractions at which every source runs."""
+        return self.matrix or self.fractions
+
+    def sources_of(self, encoder: str, target: str) -> list[tuple[str, ...]]:
+        """The sources an encoder runs with on a target: never one that holds the target."""
+        wanted = self.encoder[encoder].sources
+        return [
+            source
+            for source in self.sources
+            if target not in source and (wanted is None or "+".join(source) in wanted)
+        ]
+
+    def own_sources(self) -> list[tuple[str, str]]:
+        """(target, source) pairs left out because the source holds the target."""
+        return [(t, "+".join(s)) for t in self.targets for s in self.sources if t in s]
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a suite's TOML file; see `make_suite`.
+
+    Raises:
+        ConfigError: Not readable, or as `make_suite`.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
+    return make_suite(data, str(path), path.parent)
+
+
+def make_suite(data: dict[str, Any], where: str, folder: Path = Path()) -> Suite:
+    """Validate a suite.
+
+    An encoder without a table of its own, or whose table does not say, is the architecture of its
+    name, reads text unless it is a graph-filter, and has the default pretraining.
+
+    Args:
+        data: The keys of the TOML file.
+        where: For messages.
+        folder: What the paths of `data` files are relative to.
+
+    Raises:
+        ConfigError: An unknown key (the nearest known one is named), a value out of range, parts
+            that do not fit together, a target that is left without any source.
+    """
+    data = dict(data)
+    try:
+        for name in data:
+            _one_of(name, Suite.model_fields, "setting of a suite")
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    tables = data.pop("encoder", {})
+    sources = data.get("sources", [])
+    if isinstance(sources, list):
+        data["sources"] = [[s] if isinstance(s, str) else s for s in sources]
+    # Each part on its own first: a message then names the keys of the table that is wrong.
+    suite = validate(Suite, data, where)
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        raise ConfigError(f"{where}: encoder is {tables!r}; expected tables [encoder.NAME]")
+    encoders = {
+        name: _encoder(name, tables.get(name, {}), where)
+        for name in dict.fromkeys((*suite.encoders, *tables))
+    }
+    files = {
+        name: DataFile(
+            file=str(folder / own.file),
+            items=None if own.items is None else str(folder / own.items),
+        )
+        for name, own in suite.data.items()
+    }
+    suite = suite.model_copy(update={"encoder": encoders, "data": files})
+    try:
+        _check(suite)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return suite
+
+
+def family(arm: str) -> Family:
+    """What kind of arm a name is."""
+    if arm in BASELINES:
+        return "baseline"
+    if arm == SHUFFLED:
+        return "control"
+    return "scratch" if arm == "scratch" else "transfer"
+
+
+def _check(suite: Suite) -> None:
+    for name in ("targets", "sources", "fractions", "seeds", "encoders", "arms", "scenarios"):
+        values = getattr(suite, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} holds one of them twice; expected each once")
+    known = [*suite.data, *(spec.name for spec in list_datasets())]
+    for name in (*suite.targets, *(n for source in suite.sources for n in source)):
+        _one_of(name, known, "data set")
+    for arm in (*suite.arms, suite.shuffled):
+        _check_arm(arm)
+    if family(suite.shuffled) != "transfer":
+        raise ValueError(f"shuffled is {suite.shuffled!r}; expected a retraining mode")
+    for value in suite.matrix or ():
+        if value not in suite.fractions:
+            raise ValueError(f"matrix holds {value}; expected some of fractions {suite.fractions}")
+    for arm in suite.arms:
+        if family(arm) != "baseline" and not suite.encoders:
+            raise ValueError(f"the arm {arm} needs an encoder; name some in encoders")
+        if family(arm) in ("transfer", "control") and not suite.sources:
+            raise ValueError(f"the arm {arm} needs a source; name some in sources")
+    for name, settings in suite.encoder.items():
+        _one_of(name, suite.encoders, "encoder")
+        for source in settings.sources or ():
+            _one_of(source, ["+".join(s) for s in suite.sources], "source")
+        if settings.text and suite.text_model is None:
+            raise ValueError(f"the encoder {name} reads text; expected a text_model")
+    for key in ("retrain", "fraction", "seed"):
+        if getattr(suite.transfer, key) != TransferConfig.model_fields[key].default:
+            raise ValueError(f"transfer.{key} is set by the suite; leave it out")
+    for target in suite.targets:
+        for encoder in suite.encoders:
+            _check_sources(suite, encoder, target)
+
+
+def _check_sources(suite: Suite, encoder: str, target: str) -> None:
+    arms = [arm for arm in suite.arms if family(arm) in ("transfer", "control")]
+    sources = suite.sources_of(encoder, target)
+    if arms and not sources:
+        raise ValueError(
+            f"the target {target} has no source left for {encoder}: no target may be in its own "
+            "source; name another source"
+        )
+    for name in (name for source in sources for name in source):
+        textless = [s.name for s in list_datasets() if not s.has_text and s.name not in suite.data]
+        if suite.encoder[encoder].text and name in textless:
+            raise ValueError(
+                f"the source {name} has no item text and the encoder {encoder} reads text; give "
+                f"[encoder.{encoder}] sources without it, or text = false"
+            )
+    # The best of several sources is chosen by validation, which an untrained arm does not have.
+    trained = [a for a in arms if family(a) == "transfer" and a != "zero-shot"]
+    chooses = suite.scenarios != ("main",) or suite.fractions_of("main") != suite.matrix_fractions
+    if len(sources) > 1 and chooses and ("main" not in suite.scenarios or not trained):
+        raise ValueError(
+            "the best of several sources is chosen by validation, in the scenario main and with "
+            "an arm that trains; add main and heads or final:1, or name one source"
+        )
+
+
+def _check_arm(arm: str) -> None:
+    try:
+        parse_retrain(arm)
+    except ConfigError:
+        _one_of(
+            arm, [*BASELINES, SHUFFLED, "scratch", "zero-shot", "heads", "final:1", "full"], "arm"
+        )
+
+
+def _encoder(name: str, table: dict[str, Any], where: str) -> EncoderSettings:
+    table = dict(table)
+    pretrain = table.get("pretrain", {})
+    model = pretrain.get("model", {}) if isinstance(pretrain, dict) else None
+    if isinstance(model, dict):
+        architectures = get_args(ModelConfig.model_fields["encoder"].annotation)
+        if "encoder" not in model and name not in architectures:
+            near = difflib.get_close_matches(name, architectures, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "name another"
+            raise ConfigError(
+                f"{where}: the encoder {name!r} is not an architecture ({', '.join(architectures)})"
+                f"; {hint} or say which in [encoder.{name}.pretrain.model]"
+            )
+        table["pretrain"] = pretrain | {"model": {"encoder": name} | model}
+        table.setdefault("text", table["pretrain"]["model"]["encoder"] != "graph-filter")
+    return validate(EncoderSettings, table, f"{where}: encoder.{name}")
+
+
+def _one_of(name: str, known: Iterable[str], what: str) -> None:
+    names = list(known)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    raise ValueError(f"{name!r} is not a known {what}; {hint}")
