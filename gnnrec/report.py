@@ -1,51 +1,148 @@
-"""A self-contained HTML page of a comparison. Every id and text on it is escaped."""
+"""Building blocks of a self-contained HTML page. Every id and text on it is escaped."""
 
 from __future__ import annotations
 
 import html
-import io
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gnnrec.compare import PRIMARY
 from gnnrec.console import cell
-from gnnrec.errors import ConfigError
+from gnnrec.figures import bar_panel
 
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#1a1a1a;background:#fff}
-table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;font-weight:600}
-th,td{padding:.25rem .75rem;border-bottom:1px solid #ccc;text-align:right}
-th:first-child,td:first-child{text-align:left}svg{max-width:100%;height:auto}
+:root{color-scheme:light}
+body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;
+color:#1a1a1a;background:#fff;overflow-wrap:break-word}
+h1{font-size:1.8rem;line-height:1.2}h2{margin-top:3rem;border-top:1px solid #ccc;
+padding-top:1rem}p,li{max-width:46rem}a{color:#00558c}
+:focus-visible{outline:3px solid #00558c;outline-offset:2px}
+.skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem;background:#fff;padding:.5rem}
+nav ul{columns:2 14rem;padding-left:1.2rem}
+.scroll{overflow-x:auto;margin:1rem 0}.tall{max-height:36rem;overflow-y:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
+caption{text-align:left;font-weight:600;padding-bottom:.25rem;
+max-width:min(46rem,calc(100vw - 3rem))}
+th,td{padding:.25rem .7rem;border-bottom:1px solid #ccc;text-align:left;vertical-align:top;
+overflow-wrap:break-word;max-width:26rem}.n{text-align:right}.n,.t{white-space:nowrap}.w{min-width:11rem;overflow-wrap:anywhere}
+thead th{vertical-align:bottom;background:#fff}thead .n,thead .t{white-space:normal}
+.tall thead th{position:sticky;top:0;border-bottom:2px solid #999}
+tbody th{font-weight:400}
+td.good{background:#dcecf7}td.bad{background:#fbe3d3}
+figure{margin:1.5rem 0}figcaption{max-width:46rem;margin-bottom:.5rem}
+figcaption strong{display:block}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));
+gap:1rem;align-items:start}
+svg{max-width:100%;height:auto}.panels>svg{width:100%}
+svg *{stroke-linejoin:round;stroke-linecap:butt}
+svg text{font-family:"DejaVu Sans",Verdana,system-ui,sans-serif!important}
+.legend{list-style:none;padding:0;margin:.5rem 0;display:flex;flex-wrap:wrap;gap:.1rem 1.2rem;
+font-size:.9rem;max-width:none}.legend svg{vertical-align:middle;overflow:visible}
+details{margin:.5rem 0 1rem}summary{cursor:pointer;color:#00558c;padding:.3rem 0}
+@media(max-width:40rem){table{font-size:.82rem}th,td{padding:.25rem .45rem}}
+@media print{.scroll,.tall{overflow:visible;max-height:none}}
 """
+_PRIMARY = "ndcg@20"
+_NUMBER = re.compile(r"(?:[-+\d.,%\[\]() \N{EN DASH}]|inf|nan|never|of|to|s)+")
+_SHORT = 28  # characters: a column of nothing longer is not broken into lines
 
 
-def page(title: str, parts: list[str]) -> str:
+def page(title: str, parts: Sequence[str]) -> str:
     """Return a whole HTML document; `parts` are made by the functions below."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<link rel="icon" href="data:,">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>\n"
+        '<a class="skip" href="#content">Skip to the content</a>'
+        f'<main id="content" tabindex="-1"><h1>{html.escape(title)}</h1>{"".join(parts)}</main>'
+        "</body></html>\n"
     )
 
 
 def paragraph(text: str) -> str:
     """Return an escaped paragraph."""
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{_text(text)}</p>"
 
 
-def table(caption: str, rows: list[dict[str, Any]]) -> str:
-    """Return a table with the first row's keys as its head."""
+def contents(titles: Sequence[str]) -> str:
+    """Return links to the headings that `heading` makes of the same titles, in the same order."""
+    links = "".join(
+        f'<li><a href="#part-{place}">{html.escape(title)}</a></li>'
+        for place, title in enumerate(titles, start=1)
+    )
+    return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+
+
+def heading(place: int, title: str) -> str:
+    """Return the heading of part number `place`, from 1."""
+    return f'<h2 id="part-{place}">{html.escape(title)}</h2>'
+
+
+def table(
+    caption: str,
+    rows: Sequence[Mapping[str, Any]],
+    shades: Mapping[tuple[int, str], str] | None = None,
+) -> str:
+    """Return a table with the first row's keys as its head and first cells as row heads.
+
+    Columns of numbers are set to the right. A wide table scrolls by itself, with the keyboard too.
+
+    Args:
+        caption: Above the table.
+        rows: With the same keys each; none give an empty text.
+        shades: (row number, key) -> a CSS colour behind the cell, or the class good or bad.
+    """
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(v))}</td>" for v in row.values()) + "</tr>"
-        for row in rows
+    names = list(rows[0])
+    texts = [[cell(row[name]) for name in names] for row in rows]
+    kinds = [_kind([line[place] for line in texts], place) for place in range(len(names))]
+    head = "".join(
+        f'<th scope="col"{_class(kind)}>{html.escape(str(name))}</th>'
+        for name, kind in zip(names, kinds, strict=True)
     )
+    body = []
+    for number, line in enumerate(texts):
+        cells = [f'<th scope="row"{_class(kinds[0])}>{_text(line[0])}</th>']
+        for name, text, kind in list(zip(names, line, kinds, strict=True))[1:]:
+            shade = (shades or {}).get((number, name), "")
+            known = shade in ("good", "bad")
+            style = f' style="background:{html.escape(shade)}"' if shade and not known else ""
+            classes = " ".join(filter(None, (kind, shade if known else "")))
+            cells.append(f"<td{_class(classes)}{style}>{_text(text)}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    tall = " tall" if len(rows) > 40 else ""
     return (
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+        f'<div class="scroll{tall}" role="region" tabindex="0" '
+        f'aria-label="{html.escape(caption)}"><table><caption>{_text(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def folded(summary: str, content: str) -> str:
+    """Return content that opens on demand; nothing where there is no content."""
+    if not content:
+        return ""
+    return f"<details><summary>{_text(summary)}</summary>{content}</details>"
+
+
+def figure(
+    caption: str, note: str, panels: Sequence[str], *, legend: str = "", data: str = ""
+) -> str:
+    """Return drawings side by side, as many as fit, with a caption and the same as a table.
+
+    Args:
+        caption: Above the drawings.
+        note: How to read them.
+        panels: SVG of `gnnrec.figures`.
+        legend: HTML of `gnnrec.figures.legend`.
+        data: HTML of `table`, shown on demand.
+    """
+    return (
+        f"<figure><figcaption><strong>{_text(caption)}</strong> {_text(note)}</figcaption>{legend}"
+        f'<div class="panels">{"".join(panels)}</div>'
+        f"{folded('The same as a table', data)}</figure>"
     )
 
 
@@ -55,33 +152,13 @@ def arm_plot(rows: list[dict[str, Any]]) -> str:
     Raises:
         ConfigError: matplotlib, of the `[report]` extra, is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise ConfigError("plots need an extra: pip install 'gnnrec[report]'") from error
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 0.6 * len(rows) + 1.2))
-    places = range(len(rows))
-    axes.barh(places, [row["metrics"][PRIMARY] for row in rows], color="#9db8d2", height=0.6)
-    for place, row in zip(places, rows, strict=True):
-        axes.plot(row["per_seed"], [place] * len(row["per_seed"]), "o", ms=4, color="#1f3d5a")
-    axes.set_yticks(list(places), [row["arm"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("NDCG@20 on the test part, full ranking; a dot is a seed")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.tight_layout()
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    drawing = buffer.getvalue()
-    described = "; ".join(f"{row['arm']} {row['metrics'][PRIMARY]:.4f}" for row in rows)
-    return (
-        f'<figure role="img" aria-label="{html.escape(described, quote=True)}">'
-        f"{drawing[drawing.index('<svg') :]}</figure>"
+    described = "; ".join(f"{row['arm']} {row['metrics'][_PRIMARY]:.4f}" for row in rows)
+    drawing = bar_panel(
+        [(row["arm"], row["metrics"][_PRIMARY], row["per_seed"]) for row in rows],
+        "NDCG@20 on the test part, full ranking; a dot is a seed",
+        described,
     )
+    return f"<figure>{drawing}</figure>"
 
 
 def arm_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -116,3 +193,19 @@ def difference_rows(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for d in differences
     ]
+
+
+def _text(text: str) -> str:
+    """Return an escaped text whose numbers keep their percent sign on the line."""
+    return re.sub(r"(\d) %", r"\1&nbsp;%", html.escape(text))
+
+
+def _kind(texts: Sequence[str], place: int) -> str:
+    """Class of a column: n, numbers at the right; t, short texts; w, texts that wrap."""
+    if place > 0 and all(_NUMBER.fullmatch(text) for text in texts):
+        return "n"
+    return "t" if all(len(text) <= _SHORT for text in texts) else "w"
+
+
+def _class(names: str) -> str:
+    return f' class="{names}"' if names else ""
