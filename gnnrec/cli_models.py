@@ -1,0 +1,66 @@
+"""The commands that look at checkpoints: gnnrec models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gnnrec.console import text_table
+from gnnrec.options import Json, emit, say
+
+models_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at the checkpoints that come with the package, and at others.",
+)
+Name = Annotated[str, typer.Argument(metavar="NAME-or-DIR")]
+
+
+@models_app.command("list")
+def models_list(json_: Json = False) -> None:
+    """List the shipped checkpoints."""
+    from gnnrec.zoo import available, describe
+
+    found = [describe(name) for name in available()]
+    say(
+        text_table(
+            [
+                {
+                    "name": one["name"],
+                    "revision": one["revision"],
+                    "text": "yes" if one["reads_text"] else "no",
+                    "kB": round(one["bytes"] / 1000),
+                    "sources": ", ".join(source["name"] for source in one["sources"]),
+                }
+                for one in found
+            ]
+        )
+        if found
+        else "no checkpoint is shipped with this installation"
+    )
+    emit(json_, {"models": found})
+
+
+@models_app.command("info")
+def models_info(name: Name, json_: Json = False) -> None:
+    """Show a checkpoint's card: what it reads, its sources and their licences."""
+    from gnnrec.zoo import card, describe, resolve
+
+    folder = resolve(name)
+    found = describe(folder) | {"folder": str(folder), "card": card(folder)}
+    say(found["card"], f"revision {found['revision']}, {found['bytes']} bytes, in {folder}")
+    emit(json_, found)
+
+
+@models_app.command("verify")
+def models_verify(name: Name, json_: Json = False) -> None:
+    """Check a checkpoint's hashes and shapes, and that it computes here what it should."""
+    from gnnrec.checkpoint import Checkpoint
+    from gnnrec.zoo import describe, resolve
+
+    folder = resolve(name)
+    Checkpoint.load(folder)
+    found = describe(folder)
+    say(f"{found['name']}@{found['revision']}: hashes, shapes and golden output agree")
+    emit(json_, {"name": found["name"], "revision": found["revision"], "verified": True})
