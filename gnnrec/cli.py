@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -11,11 +10,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gnnrec.cli_data import data_app
+from gnnrec.cli_models import models_app
 from gnnrec.console import metric_rows, text_table
 from gnnrec.errors import ConfigError, GnnrecError
+from gnnrec.options import (
+    ConfigFile,
+    Cutoffs,
+    Device,
+    ItemColumn,
+    Json,
+    MinWeight,
+    Mirror,
+    Out,
+    Seed,
+    TimeColumn,
+    UserColumn,
+    WeightColumn,
+    columns_of,
+    emit,
+    open_named,
+    say,
+)
 
 if TYPE_CHECKING:
-    from gnnrec.interactions import Columns
     from gnnrec.sources import Log
 
 # click's ClickException, by way of typer, which carries a copy of click in some versions.
@@ -30,24 +48,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Recommendation by transfer learning on graphs.",
 )
-data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at, check and fetch interaction logs."
-)
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
-Mirror = Annotated[Path | None, typer.Option(help="Folder with copies of the data sets.")]
-UserColumn = Annotated[str, typer.Option(help="Column of user ids.")]
-ItemColumn = Annotated[str, typer.Option(help="Column of item ids, in the items file too.")]
-TimeColumn = Annotated[str, typer.Option("--timestamp-column", help="Column of times.")]
-WeightColumn = Annotated[str, typer.Option(help="Column of weights or ratings.")]
-MinWeight = Annotated[float | None, typer.Option(help="Leave out rows below this weight.")]
-Out = Annotated[Path, typer.Option(help="Folder to write.")]
-Cutoffs = Annotated[list[int], typer.Option("-k", min=1, help="Cut-off; may be repeated.")]
-LogName = Annotated[str, typer.Argument(metavar="NAME-or-FILE")]
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:
@@ -85,146 +87,12 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)  # noqa: T201
-
-
-def _emit(as_json: bool, value: dict[str, Any]) -> None:
-    if as_json:
-        from gnnrec.evaluate import plain
-
-        print(json.dumps(plain(value), allow_nan=False))  # noqa: T201
-
-
-def _columns(user: str, item: str, timestamp: str, weight: str) -> Columns:
-    from gnnrec.interactions import Columns
-
-    return Columns(user=user, item=item, timestamp=timestamp, weight=weight)
-
-
-@data_app.command("list")
-def data_list(json_: Json = False) -> None:
-    """List the registered data sets."""
-    from gnnrec.datasets import list_datasets
-
-    rows = [
-        {
-            "name": spec.name,
-            "text": "yes" if spec.has_text else "no",
-            "time": "yes" if spec.has_time else "no",
-            "licence": spec.licence,
-        }
-        for spec in list_datasets()
-    ]
-    _say(text_table(rows))
-    _emit(json_, {"datasets": rows})
-
-
-@data_app.command("fetch")
-def data_fetch(
-    name: Annotated[str, typer.Argument()], mirror: Mirror = None, json_: Json = False
-) -> None:
-    """Fetch a data set into the cache and check it."""
-    from gnnrec.datasets import load
-
-    dataset = load(name, mirror)
-    log, spec = dataset.interactions, dataset.spec
-    counts = {"n_users": log.n_users, "n_items": log.n_items, "n_interactions": log.n_interactions}
-    _say(f"{name}: {counts}", f"licence: {spec.licence}", f"cite: {spec.citation}")
-    _emit(
-        json_,
-        {"name": name, **counts, "sha256": dataset.sha256, "licence": spec.licence},
-    )
-
-
-@data_app.command("check")
-def data_check(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
-    items: Annotated[Path | None, typer.Option(help="Items file.")] = None,
-    user_column: UserColumn = "user_id",
-    item_column: ItemColumn = "item_id",
-    timestamp_column: TimeColumn = "timestamp",
-    weight_column: WeightColumn = "weight",
-    min_weight: MinWeight = None,
-    json_: Json = False,
-) -> None:
-    """Check a log, and an items file if there is one, and say what will be used."""
-    from gnnrec.sources import open_file
-
-    columns = _columns(user_column, item_column, timestamp_column, weight_column)
-    log = open_file(file, items, columns=columns, min_weight=min_weight)
-    data = log.interactions
-    found: dict[str, Any] = {
-        "file": str(file),
-        "n_users": data.n_users,
-        "n_items": data.n_items,
-        "n_interactions": data.n_interactions,
-        "n_repeated_rows": data.n_dropped_duplicates,
-        "n_below_min_weight": data.n_below_min_weight,
-        "interactions_per_user": round(data.n_interactions / data.n_users, 2),
-        "has_timestamps": data.timestamps is not None,
-        "has_weights": data.weights is not None,
-    }
-    if log.items is not None:
-        texts, _ = log.items.align(data.item_ids)
-        found["n_items_in_table"] = len(log.items.item_ids)
-        found["n_items_with_text"] = sum(1 for text in texts if text)
-    _say(*(f"{name}: {value}" for name, value in found.items()), "usable")
-    _emit(json_, found)
-
-
-@data_app.command("stats")
-def data_stats(
-    source: LogName,
-    mirror: Mirror = None,
-    user_column: UserColumn = "user_id",
-    item_column: ItemColumn = "item_id",
-    timestamp_column: TimeColumn = "timestamp",
-    weight_column: WeightColumn = "weight",
-    min_weight: MinWeight = None,
-    json_: Json = False,
-) -> None:
-    """Describe the bipartite graph of a log: sizes, degrees, components, concentration."""
-    from gnnrec.graph import BipartiteGraph
-
-    log = _open(
-        source,
-        None,
-        _columns(user_column, item_column, timestamp_column, weight_column),
-        min_weight,
-        mirror,
-    ).interactions
-    graph = BipartiteGraph(log.users, log.items, log.n_users, log.n_items)
-    statistics = graph.statistics()
-    _say(*(f"{name}: {value}" for name, value in statistics.items()))
-    _emit(json_, {"source": source, **statistics})
-
-
-def _open(
-    source: str,
-    items: Path | None,
-    columns: Columns,
-    min_weight: float | None,
-    mirror: Path | None,
-) -> Log:
-    from gnnrec.sources import open_log
-
-    log = open_log(source, items, columns=columns, min_weight=min_weight, mirror=mirror)
-    data = log.interactions
-    _say(
-        f"{log.name}: {data.n_users} users, {data.n_items} items, {data.n_interactions} "
-        f"interactions ({data.n_dropped_duplicates} repeated rows collapsed)"
-    )
-    return log
-
-
 @app.command()
 def pretrain(
     source: Annotated[list[str], typer.Option(help="NAME or FILE; may be repeated.")],
     out: Out,
     encoder: Annotated[
-        str | None, typer.Option(help="lightgcn, graphsage or graph-filter.")
+        str | None, typer.Option(help="lightgcn, graphsage, graph-filter or channels.")
     ] = None,
     items: Annotated[
         list[Path] | None, typer.Option(help="Items files of the FILE sources, in their order.")
@@ -250,7 +118,7 @@ def pretrain(
     """Pretrain an encoder on one or several source graphs."""
     from gnnrec.commands import pretrain_command
 
-    columns = _columns(user_column, item_column, timestamp_column, weight_column)
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
     paths = list(items or [])
     n_files = sum(Path(name).is_file() for name in source)
     if len(paths) > n_files:
@@ -261,7 +129,7 @@ def pretrain(
 
     def open_sources() -> list[Log]:
         return [
-            _open(
+            open_named(
                 name,
                 paths.pop(0) if paths and Path(name).is_file() else None,
                 columns,
@@ -277,12 +145,12 @@ def pretrain(
         "train.max_steps": max_steps,
         "seed": seed,
     }
-    _emit(json_, pretrain_command(open_sources, out, text, config, overrides, device, _say))
+    emit(json_, pretrain_command(open_sources, out, text, config, overrides, device, say))
 
 
 @app.command()
 def transfer(
-    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint.")],
+    checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
     target: Annotated[str, typer.Option(help="NAME or FILE.")],
     out: Out,
     items: Annotated[Path | None, typer.Option(help="Items file: item_id and text.")] = None,
@@ -309,11 +177,11 @@ def transfer(
     """Adapt a checkpoint to a target log and save a recommender."""
     from gnnrec.commands import transfer_command
 
-    columns = _columns(user_column, item_column, timestamp_column, weight_column)
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
     overrides = {"retrain": retrain, "split": split, "fraction": fraction, "seed": seed}
     report = transfer_command(
         checkpoint,
-        lambda: _open(target, items, columns, min_weight, mirror),
+        lambda: open_named(target, items, columns, min_weight, mirror),
         out,
         test,
         config,
@@ -321,16 +189,50 @@ def transfer(
         device,
         tuple(cutoffs),
         min_weight,
-        _say,
+        say,
     )
-    _say(
+    say(
         text_table(
             metric_rows(
                 {"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]}
             )
         )
     )
-    _emit(json_, report)
+    emit(json_, report)
+
+
+@app.command()
+def select(
+    target: Annotated[str, typer.Option(help="NAME or FILE.")],
+    items: Annotated[Path | None, typer.Option(help="Items file: item_id and text.")] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or folder of a candidate; may be repeated (default: all shipped)."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often another tenth is hidden.")] = 3,
+    seed: Seed = None,
+    device: Device = "auto",
+    mirror: Mirror = None,
+    user_column: UserColumn = "user_id",
+    item_column: ItemColumn = "item_id",
+    timestamp_column: TimeColumn = "timestamp",
+    weight_column: WeightColumn = "weight",
+    min_weight: MinWeight = None,
+    json_: Json = False,
+) -> None:
+    """Rank checkpoints for a target, without training, on interactions hidden from it."""
+    from gnnrec.commands import select_command
+
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    report = select_command(
+        checkpoint,
+        lambda: open_named(target, items, columns, min_weight, mirror),
+        seeds,
+        seed or 0,
+        device,
+        say,
+    )
+    emit(json_, report)
 
 
 @app.command()
@@ -349,9 +251,9 @@ def evaluate(
     from gnnrec.commands import evaluate_command
 
     columns = (user_column, item_column, weight_column)
-    report = evaluate_command(folder, test, tuple(cutoffs), device, columns, min_weight, _say)
-    _say(text_table(metric_rows({report["arm"]: report["metrics"]})))
-    _emit(json_, report)
+    report = evaluate_command(folder, test, tuple(cutoffs), device, columns, min_weight, say)
+    say(text_table(metric_rows({report["arm"]: report["metrics"]})))
+    emit(json_, report)
 
 
 @app.command()
@@ -371,16 +273,67 @@ def recommend(
     from gnnrec.commands import recommend_command
 
     frame, summary = recommend_command(
-        folder, user, users, k, allow, exclude, include_seen, out, device, _say
+        folder, user, users, k, allow, exclude, include_seen, out, device, say
     )
     if out is None:
         shown = frame.head(200)
         rows = [{str(n): v for n, v in row.items()} for row in shown.to_dict("records")]
-        _say(text_table(rows))
+        say(text_table(rows))
         if len(frame) > len(shown):
-            _say(f"... {len(frame) - len(shown)} more rows; write them with --out")
+            say(f"... {len(frame) - len(shown)} more rows; write them with --out")
         summary["recommendations"] = frame.to_dict("records") if json_ else []
-    _emit(json_, summary)
+    emit(json_, summary)
+
+
+@app.command()
+def bench(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE.toml", help="What to run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder (default: runs/bench/NAME).")
+    ] = None,
+    limit_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop between runs after so many minutes.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Filter, as target=A|B,arm=scratch; also source, encoder, scenario, "
+            "fraction, seed."
+        ),
+    ] = None,
+    device: Device = "auto",
+    mirror: Mirror = None,
+    json_: Json = False,
+) -> None:
+    """Run a benchmark suite, a row per run; started again, it goes on where it was."""
+    from gnnrec.bench import run_bench
+    from gnnrec.suite import load_suite
+
+    settings = load_suite(suite)
+    emit(
+        json_,
+        run_bench(
+            settings,
+            out or Path("runs/bench") / settings.name,
+            device=device,
+            mirror=mirror,
+            only=only or (),
+            limit_minutes=limit_minutes,
+            say=say,
+        ),
+    )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results folder of gnnrec bench.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: DIR).")] = None,
+    json_: Json = False,
+) -> None:
+    """Make one HTML page and a Markdown file of a suite's results."""
+    from gnnrec.suite_report import report_command
+
+    emit(json_, report_command(folder, out, say))
 
 
 @app.command()
@@ -389,8 +342,8 @@ def doctor(json_: Json = False) -> None:
     from gnnrec.doctor import examine
 
     found = examine()
-    _say(*(f"{name}: {value}" for name, value in found.items()))
-    _emit(json_, found)
+    say(*(f"{name}: {value}" for name, value in found.items()))
+    emit(json_, found)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ import pandas as pd
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import PretrainConfig, TransferConfig, load_config, parse_retrain, write_toml
 from gnnrec.device import resolve_device
-from gnnrec.errors import CheckpointError, ConfigError, DataError
+from gnnrec.errors import ConfigError, DataError
 from gnnrec.ids import normalise_ids
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.recommender import Recommender
 from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
+from gnnrec.select import rank_checkpoints, selection_lines
 from gnnrec.sources import Log
 from gnnrec.storage import check_replaceable, whole_file
 from gnnrec.tables import read_table
 from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder, require_text_extra, text_available
+from gnnrec.zoo import available, resolve
 
 Say = Callable[..., None]
 _INTEGER = re.compile("0|-?[1-9][0-9]{0,17}")  # what int64 gives back as it came
@@ -39,6 +41,8 @@ def pretrain_command(
     """Pretrain, save the checkpoint, and return its training record."""
     _check_out(out, config_file)
     first = load_config(PretrainConfig, config_file, overrides)  # before the sources are read
+    if first.model.encoder == "channels":  # its loop has settings of its own
+        overrides = {key.replace("train.", "weigh.", 1): value for key, value in overrides.items()}
     if first.model.encoder == "graph-filter" and text is None:
         text = False  # it reads interactions alone
     resolve_device(device)
@@ -60,7 +64,7 @@ def pretrain_command(
     _write_settings(config, out)
     record = checkpoint.training
     measure = f"validation loss {record['best_value']:.4f}"
-    if config.model.encoder == "graph-filter":
+    if config.model.encoder in ("graph-filter", "channels"):
         measure = f"validation NDCG@20 {-record['best_value']:.4f}"
     say(
         f"{config.model.encoder}, {'text' if text else 'text-free'}: {record['steps']} steps, "
@@ -90,13 +94,10 @@ def transfer_command(
         raise DataError(
             f"--test {test}: found no such file, expected a file of interactions or none"
         )
-    if not Path(checkpoint).exists():
-        raise CheckpointError(
-            f"{checkpoint}: found no such folder, expected what gnnrec pretrain wrote; check it"
-        )
-    if Path(checkpoint).resolve() == out.resolve():
+    folder = resolve(checkpoint)
+    if folder.resolve() == out.resolve():
         raise ConfigError(f"--out {out}: found the checkpoint itself; name another folder")
-    source = Checkpoint.load(checkpoint)
+    source = Checkpoint.load(folder)
     source.model().trained_parameters(*parse_retrain(config.retrain))
     log = open_target()
     if source.config.text_dim and log.items is None:
@@ -128,6 +129,33 @@ def transfer_command(
         f"{counts['id_tables']} in id tables, {counts['biases']} in biases), best steps "
         f"{report['best_steps']} of {report['steps']}, {report['seconds']['total']:.1f} s -> {out}"
     )
+    return report
+
+
+def select_command(
+    checkpoints: list[str] | None,
+    open_target: Callable[[], Log],
+    n_seeds: int,
+    seed: int,
+    device: str,
+    say: Say,
+) -> dict[str, Any]:
+    """Rank the named checkpoints, or all shipped ones, for a target; return the report."""
+    resolve_device(device)
+    names = available() if checkpoints is None else checkpoints
+    if not names:
+        raise ConfigError(
+            "select: found no shipped checkpoint in this installation, expected candidates; name "
+            "some with --checkpoint"
+        )
+    loaded = [Checkpoint.load(resolve(name)) for name in names]
+    log = open_target()
+    report = rank_checkpoints(log, loaded, n_seeds=n_seeds, seed=seed, device=device)
+    if not report["target_has_text"] and any(c.config.text_dim for c in loaded):
+        found = log.items is not None and any(log.items.texts)
+        cure = "pip install 'gnnrec[text]'" if found else "give --items"
+        say(f"note: the text part of the candidates that read item text stays silent ({cure})")
+    say(*selection_lines(report))
     return report
 
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-TABLES = ("pairs", "engine")
+TABLES = ("pairs", "engine", "transfer")
 
 
 def table(script: str) -> str:

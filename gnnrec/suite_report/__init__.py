@@ -56,9 +56,9 @@ _PROTOCOL = (
     "one to five interactions, never trained on. No target is in its own source.",
     "Metrics are averaged over seeds for each user, then users are resampled in pairs (bootstrap) "
     "for the 95 % intervals; p is Holm's, over the named family of tests. A transfer arm and "
-    "its from-scratch twin have the same loss, steps and validation; how many settings each arm was "
-    "tuned over is under Settings. Zero-shot makes no training step on the target; it still reads "
-    "the target's kept interactions.",
+    "its from-scratch twin have the same loss, steps and validation; how many settings each arm "
+    "was tuned over is under Settings. Zero-shot makes no training step on the target; it still "
+    "reads the target's kept interactions.",
 )
 _STRICT = "Strict: users, items and texts of the target that a source has were taken out of it."
 _SHARED = "Sources keep the users, items and texts that they share with a target; see the overlap."
