@@ -136,8 +136,6 @@ def weigh(
     validation: Episode | None,
     whole: GraphInput,
     config: TransferConfig,
-    *,
-    log: Path | None = None,
 ) -> Weighed:
     """Fit the named weights on a target's folds; keep a from-scratch fit if it is clearly better.
 
@@ -154,7 +152,6 @@ def weigh(
         validation: The training rows' graph and the validation rows; None without any.
         whole: The graph of all training rows, whose context the folds share.
         config: `weigh`, `guard` and the seed.
-        log: JSON lines of the evaluations go here.
     """
     scratch = config.retrain == "scratch"
 
@@ -177,7 +174,6 @@ def weigh(
             names,
             None,
             config.weigh,
-            log=log,
             label=label,
         )
         reached = user_ndcg(model, lessons)

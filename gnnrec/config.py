@@ -14,11 +14,13 @@ from gnnrec.errors import ConfigError
 Retrain = Literal["zero-shot", "heads", "final", "full", "scratch"]
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """A group of settings: never changed, and unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelConfig(_Settings):
+class ModelConfig(Settings):
     """The architecture: what a checkpoint's config.json holds."""
 
     encoder: Literal["lightgcn", "graphsage", "graph-filter", "channels"] = "lightgcn"
@@ -50,7 +52,7 @@ class ModelConfig(_Settings):
         return self
 
 
-class TrainConfig(_Settings):
+class TrainConfig(Settings):
     """One run of the training loop. The same defaults serve every arm of a comparison."""
 
     loss: Literal["softmax", "bpr"] = "softmax"
@@ -74,7 +76,7 @@ class TrainConfig(_Settings):
     )
 
 
-class PretrainConfig(_Settings):
+class PretrainConfig(Settings):
     """Pretraining on sub-sampled source graphs with the supervised edges hidden."""
 
     model: ModelConfig = ModelConfig()
@@ -109,7 +111,7 @@ class PretrainConfig(_Settings):
     seed: int = 0
 
 
-class TransferConfig(_Settings):
+class TransferConfig(Settings):
     """Adapting a checkpoint to a target."""
 
     retrain: str = "final:1"
@@ -136,7 +138,7 @@ class TransferConfig(_Settings):
     seed: int = 0
 
 
-_Config = TypeVar("_Config", bound=_Settings)
+_Config = TypeVar("_Config", bound=Settings)
 
 
 def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any]) -> _Config:
@@ -197,7 +199,7 @@ def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
         raise ConfigError(f"{where}: {found}; {message}") from error
 
 
-def write_toml(config: _Settings, path: Path) -> None:
+def write_toml(config: Settings, path: Path) -> None:
     """Write the resolved settings beside an output, so that the run can be repeated from it."""
     import tomli_w
 

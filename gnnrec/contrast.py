@@ -19,7 +19,7 @@ from gnnrec.errors import ConfigError, DataError
 from gnnrec.ledger import Row, as_text, write_rows
 from gnnrec.metrics import by_bucket
 from gnnrec.plan import best_source
-from gnnrec.stats import holm
+from gnnrec.stats import holm, percentile_bounds, two_sided
 from gnnrec.suite import Suite
 
 METRICS = ("ndcg@20", "recall@20")
@@ -226,27 +226,17 @@ def resampled_means(table: np.ndarray, n_resamples: int, seed: int) -> np.ndarra
 
 def interval(resampled: Resampled) -> dict[str, float]:
     """Return what `gnnrec.stats.paired_bootstrap` returns."""
-    low, high = np.quantile(resampled.shifts, (0.025, 0.975))
-    relative_low, relative_high = np.quantile(
-        resampled.ratios, (0.025, 0.975), method="inverted_cdf"
-    )
-    base = bool(resampled.base)
+    bounds = percentile_bounds(resampled.shifts, resampled.ratios)
+    if not resampled.base:
+        bounds |= {"relative_low": float("nan"), "relative_high": float("nan")}
     return {
         "mean_difference": resampled.mean_difference,
-        "low": float(low),
-        "high": float(high),
         "relative": resampled.relative,
-        "relative_low": float(relative_low) if base else float("nan"),
-        "relative_high": float(relative_high) if base else float("nan"),
-        "p": _two_sided(resampled.shifts),
+        **bounds,
+        "p": two_sided(resampled.shifts),
         "n_users": resampled.n_users,
         "n_resamples": len(resampled.shifts),
     }
-
-
-def _two_sided(shifts: np.ndarray) -> float:
-    side = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
-    return min(1.0, 2.0 * (side + 1) / (len(shifts) + 1))
 
 
 def _difference(pair: Pair, resampled: Resampled, bucket: str, chosen: bool) -> dict[str, Any]:
@@ -271,8 +261,6 @@ def _average(key: tuple[str, ...], parts: list[Resampled]) -> dict[str, Any]:
     scenario, fraction, arm, encoder, kind, metric = key
     ratios = np.mean([part.ratios for part in parts], axis=0)
     shifts = np.mean([part.shifts for part in parts], axis=0)
-    low, high = np.quantile(shifts, (0.025, 0.975))
-    relative_low, relative_high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
     return {
         "scenario": scenario,
         "target": "all",
@@ -283,12 +271,9 @@ def _average(key: tuple[str, ...], parts: list[Resampled]) -> dict[str, Any]:
         "metric": metric,
         "n_users": sum(part.n_users for part in parts),
         "mean_difference": float(np.mean([part.mean_difference for part in parts])),
-        "low": float(low),
-        "high": float(high),
         "relative": float(np.mean([part.relative for part in parts])),
-        "relative_low": float(relative_low),
-        "relative_high": float(relative_high),
-        "p": _two_sided(ratios),
+        **percentile_bounds(shifts, ratios),
+        "p": two_sided(ratios),
         "n_resamples": len(ratios),
         "family": f"{scenario}: mean over targets against {kind}, {metric}",
         "bucket": "all",

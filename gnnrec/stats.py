@@ -51,25 +51,46 @@ def paired_bootstrap(
         raise ConfigError(f"n_resamples must be at least 1; found {n_resamples}")
     difference = first - second
     shifts, bases = _resampled_means(difference, second, n_resamples, seed)
-    low, high = np.quantile(shifts, (0.025, 0.975))
     ratios = np.full(n_resamples, np.inf)
     np.divide(shifts, bases, out=ratios, where=bases != 0)
-    # No interpolation: between a number and infinity it would give NaN.
-    relative_low, relative_high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
+    bounds = percentile_bounds(shifts, ratios)
     base = float(second.mean())
     mean_difference = float(difference.mean())
-    side = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
+    if not base:
+        bounds |= {"relative_low": float("nan"), "relative_high": float("nan")}
     return {
         "mean_difference": mean_difference,
-        "low": float(low),
-        "high": float(high),
         "relative": mean_difference / base if base else float("nan"),
-        "relative_low": float(relative_low) if base else float("nan"),
-        "relative_high": float(relative_high) if base else float("nan"),
-        "p": min(1.0, 2.0 * (side + 1) / (n_resamples + 1)),
+        **bounds,
+        "p": two_sided(shifts),
         "n_users": len(first),
         "n_resamples": n_resamples,
     }
+
+
+def percentile_bounds(shifts: np.ndarray, ratios: np.ndarray) -> dict[str, float]:
+    """Return the 95 % bounds of resampled differences and of resampled relative differences.
+
+    Args:
+        shifts: (n_resamples,) differences: `low`, `high`.
+        ratios: (n_resamples,) relative ones, which may be infinite: `relative_low`,
+            `relative_high`.
+    """
+    low, high = np.quantile(shifts, (0.025, 0.975))
+    # No interpolation: between a number and infinity it would give NaN.
+    relative_low, relative_high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
+    return {
+        "low": float(low),
+        "high": float(high),
+        "relative_low": float(relative_low),
+        "relative_high": float(relative_high),
+    }
+
+
+def two_sided(shifts: np.ndarray) -> float:
+    """Return the two-sided p of resampled differences, one added to both counts."""
+    side = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
+    return min(1.0, 2.0 * (side + 1) / (len(shifts) + 1))
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

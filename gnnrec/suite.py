@@ -14,8 +14,8 @@ from gnnrec.baselines import BASELINES
 from gnnrec.config import (
     ModelConfig,
     PretrainConfig,
+    Settings,
     TransferConfig,
-    _Settings,
     parse_retrain,
     validate,
 )
@@ -31,7 +31,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 SHUFFLED = "shuffled-text"
 
 
-class Tuning(_Settings):
+class Tuning(Settings):
     """How the settings of an arm are chosen, on validation interactions of the target."""
 
     n_trials: int = Field(1, ge=1, description="settings tried per arm and fraction; 1 tunes none")
@@ -43,14 +43,14 @@ class Tuning(_Settings):
     )
 
 
-class DataFile(_Settings):
+class DataFile(Settings):
     """A log of the user's own under a name of its own; paths are relative to the suite's file."""
 
     file: str
     items: str | None = None
 
 
-class EncoderSettings(_Settings):
+class EncoderSettings(Settings):
     """One encoder of a suite: its pretraining, and the sources it is pretrained on."""
 
     text: bool = True
@@ -60,7 +60,7 @@ class EncoderSettings(_Settings):
     pretrain: PretrainConfig = PretrainConfig()
 
 
-class Suite(_Settings):
+class Suite(Settings):
     """What `gnnrec bench` runs; see benchmarks/suites."""
 
     name: Name

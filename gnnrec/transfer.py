@@ -152,9 +152,7 @@ def adapt(
         )
     ]
     if isinstance(model, ChannelBlend):
-        return _weighed(
-            checkpoint, model, target, (train, validation), trained, episodes, config, log
-        )
+        return _weighed(checkpoint, model, target, (train, validation), trained, episodes, config)
     can_choose = fixed_steps is not None or len(validation) > 0
     nothing = fixed_steps is not None and not any(fixed_steps)
     if not trained or not episodes or not can_choose or nothing:
@@ -200,7 +198,6 @@ def _weighed(
     trained: list[str],
     episodes: list[Episode],
     config: TransferConfig,
-    log: Path | None,
 ) -> Adapted:
     """Fit a channel blend on (training, validation) rows; see `gnnrec.calibrate.weigh`."""
     train, validation = rows
@@ -218,7 +215,7 @@ def _weighed(
         assert isinstance(made, ChannelBlend)
         return made.to(device)
 
-    found = weigh(fresh, model, trained, episodes, held_out, visible, config, log=log)
+    found = weigh(fresh, model, trained, episodes, held_out, visible, config)
     if found.choice == "scratch":
         trained = found.model.trained_parameters("scratch")
     return Adapted(found.model.eval(), trained, (found.result,), found.choice)
