@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gnnrec.bridge import Bridge, Matched
-from gnnrec.channels import N_CONTEXT, NAMES, SMALL, Channels, context, hide, mixed
+from gnnrec.channels import NAMES, SMALL, Channels, mixed
 from gnnrec.config import ModelConfig, Retrain
+from gnnrec.context import N_GRAPH, channel_part, context, graph_part, hide
 from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
@@ -24,11 +25,13 @@ _START = {
     "filter": -1.5,
     "low16": -2.5,
     "low64": -2.5,
+    "ridge": -2.5,
     "text": -1.5,
     "deep_text": -1.5,
     "bridge": -2.0,
 }
 _HIDDEN = 16
+_N_ABOUT = 2 + (N_GRAPH + 2) + 3
 _HEADS = ("log_weight", "bias.")
 _LAYERS = ("user_slope", "item_slope")
 _KEPT_OUT = ("filter.",)
@@ -58,11 +61,12 @@ class PriorCounts(nn.Module):
 class ChannelBlend(nn.Module):
     """score(u, i) = b_i + sum_c g_c(u) h_c(i) z_c(u, i) over the channels z of `gnnrec.channels`.
 
-    g_c(u) = exp(a_c + s_c log(1 + d_u) + network(log d_u, context)) and
-    h_c(i) = (1 + d_i)^(t_c + network(context)), d the visible degrees. The context says what
-    kind of graph this is and how well each channel ranks edges hidden from it, so what pretraining
-    learns is how to weigh layers on a graph that was never seen. A pretrained model also carries
-    one bridge a source with item texts.
+    g_c(u) = exp(a_c + s_c log(1 + d_u) + network(log d_u, context_c)) and
+    h_c(i) = (1 + d_i)^(t_c + network(context_c)), d the visible degrees. The context says what
+    kind of graph this is and how well channel c, and how well the others, rank edges hidden from
+    it. One network serves all channels, so what pretraining learns is how to trust any layer by
+    what it shows, on a graph that was never seen. A pretrained model also carries one bridge a
+    source with item texts.
 
     Users without a visible interaction get the item bias alone.
 
@@ -82,8 +86,9 @@ class ChannelBlend(nn.Module):
         self.user_slope = nn.Parameter(torch.zeros(n))
         self.item_slope = nn.Parameter(torch.zeros(n))
         self.bias = PriorCounts()
-        self.user_network = _network(1 + N_CONTEXT, n)
-        self.graph_network = _network(N_CONTEXT, n + 3)
+        self.gate_network = _network(1 + _N_ABOUT, 1)
+        self.slope_network = _network(_N_ABOUT, 1)
+        self.bias_network = _network(N_GRAPH + 2, 3)
         self.bridges = nn.ModuleList(Bridge(size, config.text_dim) for size in config.bridges)
 
     def forward(
@@ -106,7 +111,7 @@ class ChannelBlend(nn.Module):
         return self._kept(x, "channels", lambda: self._channels(x, x))
 
     def about(self, x: GraphInput) -> Tensor:
-        """Return a graph's context (see `gnnrec.channels.context`); made once a graph."""
+        """Return a graph's context (see `gnnrec.context`); made once a graph."""
 
         def make() -> Tensor:
             parts = hide(x.graph, x.seed)
@@ -146,15 +151,32 @@ class ChannelBlend(nn.Module):
         self, channels: Channels, about: Tensor, user_degrees: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gates (n, n_channels) and (n_items, n_channels), and the bias (n_items,)."""
-        degree = torch.log1p(user_degrees)[:, None]
-        inputs = torch.cat([degree / 3.0, about.expand(len(degree), -1)], dim=1)
-        log_gate = self.log_weight + self.user_slope * degree + self.user_network(inputs)
-        gates: Tensor = log_gate.exp() * (degree > 0)
-        of_graph = self.graph_network(about)
-        slope = self.item_slope + 0.3 * of_graph[: len(NAMES)]
-        degrees = channels.item_degrees
-        items = (torch.log1p(degrees)[:, None] * slope).exp()
-        return gates, items, self.bias(degrees, channels.popularity, of_graph[len(NAMES) :])
+        degrees, place = torch.unique(user_degrees, return_inverse=True)
+        degree = torch.log1p(degrees)[:, None]
+        told = self._told(channels, about)
+        inputs = torch.cat(
+            [
+                (degree / 3.0)[:, :, None].expand(-1, len(NAMES), 1),
+                told.expand(len(degree), *told.shape),
+            ],
+            dim=2,
+        )
+        log_gate = self.log_weight + self.user_slope * degree + self.gate_network(inputs)[..., 0]
+        gates = (log_gate.exp() * (degree > 0)).index_select(0, place)
+        slope = self.item_slope + 0.3 * self.slope_network(told)[:, 0]
+        item_degrees = channels.item_degrees
+        items = (torch.log1p(item_degrees)[:, None] * slope).exp()
+        shift = self.bias_network(graph_part(about))
+        return gates, items, self.bias(item_degrees, channels.popularity, shift)
+
+    @staticmethod
+    def _told(channels: Channels, about: Tensor) -> Tensor:
+        """(n_channels, _N_ABOUT): what is known of each channel, the others and the graph."""
+        own = channel_part(about)
+        present = torch.tensor(channels.present, device=own.device)
+        means = own.sum(dim=0) / present.sum().clamp_min(1)  # absent ones are zero
+        of_all = torch.cat([graph_part(about), means, own[:, 1].max()[None]])
+        return torch.cat([own, of_all.expand(len(NAMES), -1)], dim=1)
 
     def walk(self, graph: BipartiteGraph, out: Tensor, users: Tensor) -> Walk:
         """Put the filter's walk together again from its saved `Walk.out` and the user vectors."""

@@ -12,18 +12,18 @@ import torch
 from tqdm import tqdm
 
 from gnnrec.blend import ChannelBlend
-from gnnrec.bridge import BRIDGE_RANK, Bridge, Matched, item_directions
+from gnnrec.bridge import BRIDGE_RANK, Bridge
 from gnnrec.config import PretrainConfig, TransferConfig
 from gnnrec.device import numpy_generator
 from gnnrec.episodes import Source, sample_episode
 from gnnrec.features import GraphInput, text_table
-from gnnrec.graph import BipartiteGraph
-from gnnrec.lessons import Lesson, hit_loss, lesson, user_ndcg
+from gnnrec.lessons import Lesson, lesson, ndcg_loss, user_ndcg
 from gnnrec.sampling import Episode
 from gnnrec.train import TrainResult, optimise
+from gnnrec.variation import made_bridge, made_text
 
 _VALIDATION_SHARE = 0.15
-_OTHERS = (500, 8000)  # users whose interactions make an episode's bridge
+_PRETRAINING_USERS = 120  # of one sub-graph: more sub-graphs say more than more users
 
 
 def pretrain_blend(
@@ -44,9 +44,13 @@ def pretrain_blend(
         rng = numpy_generator(config.seed, "lessons", number)
         source = sources[number % len(sources)]
         episode = sample_episode(source, config, rng, device=device)
-        if rng.random() < 0.5:
-            episode.input.kept["bridges"] = [_made_bridge(source, episode, rng)]
-        drawn = lesson(model, episode, number)
+        bridged, varied = rng.random() < 0.5, rng.random() < config.varied_texts
+        bridge = made_bridge(source, episode, rng) if bridged else None
+        if varied and model.config.text_dim and episode.input.item_text is not None:
+            episode.input = episode.input.with_text(made_text(source, episode, rng))
+        if bridge is not None:
+            episode.input.kept["bridges"] = [bridge]
+        drawn = lesson(model, episode, number, max_users=_PRETRAINING_USERS)
         if drawn is not None:
             lessons.append(drawn.light())
     n_held_out = max(1, int(len(lessons) * _VALIDATION_SHARE))
@@ -57,7 +61,7 @@ def pretrain_blend(
     )
     result = optimise(
         model,
-        lambda step: hit_loss(model, kept[order[step]]),
+        lambda step: ndcg_loss(model, kept[order[step]]),
         model.trained_parameters("full"),
         lambda m: -float(user_ndcg(m, held_out).mean()),
         config.weigh,
@@ -66,30 +70,6 @@ def pretrain_blend(
         decay_learning_rate=True,
     )
     return _with_bridges(model, sources, config, device).eval(), result
-
-
-def _made_bridge(source: Source, episode: Episode, rng: np.random.Generator) -> Matched:
-    """What other users of the source say of an episode's items."""
-    x = episode.input
-    others = np.setdiff1d(np.arange(source.n_users), episode.user_codes)
-    low, high = (min(bound, len(others)) for bound in _OTHERS)
-    n = round(math.exp(rng.uniform(math.log(max(low, 1)), math.log(max(high, 1)))))
-    rows = source.graph.user_items[np.sort(rng.permutation(others)[:n])].tocoo()
-    graph = BipartiteGraph(
-        rows.row.astype(np.int64), rows.col.astype(np.int64), max(n, 1), source.n_items
-    )
-    far = GraphInput(graph, spectral_rank=BRIDGE_RANK, device=x.device, seed=x.seed)
-    vectors, response = item_directions(far)
-    codes = torch.from_numpy(episode.item_codes).to(x.device)
-    n_items = len(codes)
-    found = torch.from_numpy(rng.random(n_items) < rng.uniform(0.1, 1.0)).to(x.device)
-    found = (found & (far.item_degrees[codes] > 0)).float()
-    drift = torch.from_numpy(np.exp(rng.normal(0.0, rng.uniform(0.0, 1.2), n_items)))
-    mean = far.item_degrees.sum() / max(int((far.item_degrees > 0).sum()), 1)
-    popularity = (
-        far.item_degrees[codes] / mean.clamp_min(1e-12) * drift.to(far.item_degrees) * found
-    )
-    return Matched(vectors[codes] * found[:, None], response, popularity, found)
 
 
 def _with_bridges(
@@ -141,8 +121,9 @@ def weigh(
 
     All steps are made: what a small target can hide is too little to choose a step by. The
     record's value is minus NDCG@20 over the folds' hidden edges and the validation rows. The guard
-    keeps the transferred model unless the fit from scratch is better by more than a standard error
-    of the paired difference over those users, on whom both were mostly fitted.
+    fits both a transferred and a fresh model to half of the folds and compares them on the rest:
+    only where the fresh one is better by more than a standard error of the paired difference over
+    users is it fitted to all folds instead.
 
     Args:
         fresh: Makes a model without a source.
@@ -154,43 +135,46 @@ def weigh(
         config: `weigh`, `guard` and the seed.
     """
     scratch = config.retrain == "scratch"
+    with torch.no_grad():
+        about = pretrained.about(whole)
+    parts = episodes if validation is None else [*episodes, validation]
+    drawn = [lesson(pretrained, e, config.seed + n, about=about) for n, e in enumerate(parts)]
+    lessons = [part.light() for part in drawn if part is not None]
+    n_folds = sum(part is not None for part in drawn[: len(episodes)])
+    folds, every = lessons[:n_folds], lessons
 
-    def parts(model: ChannelBlend) -> list[Lesson]:
-        with torch.no_grad():
-            about = model.about(whole)
-        every = episodes if validation is None else [*episodes, validation]
-        made = [lesson(model, e, config.seed + n, about=about) for n, e in enumerate(every)]
-        return [part for part in made if part is not None]
-
-    def fitted(model: ChannelBlend, names: list[str], label: str) -> tuple[TrainResult, np.ndarray]:
-        lessons = parts(model)
-        folds = lessons[: len(episodes)]
+    def fitted(
+        model: ChannelBlend, chosen: list[Lesson], label: str, shown: list[Lesson] | None = None
+    ) -> TrainResult:
         order = numpy_generator(config.seed, "order").integers(
-            0, len(folds), config.weigh.max_steps
+            0, len(chosen), config.weigh.max_steps
         )
-        result = optimise(
+        return optimise(
             model,
-            lambda step: hit_loss(model, folds[order[step]]),
-            names,
-            None,
+            lambda step: ndcg_loss(model, chosen[order[step]]),
+            trained if model is pretrained else model.trained_parameters("scratch"),
+            (lambda m: -float(user_ndcg(m, shown).mean())) if shown else None,
             config.weigh,
             label=label,
+            decay_learning_rate=True,
+            keep_best=False,
         )
-        reached = user_ndcg(model, lessons)
-        result.best_value, result.best_step = -float(reached.mean()), result.steps
-        return result, reached
 
-    result, reached = fitted(pretrained, trained, f"{config.retrain} weighing")
-    if scratch or not config.guard:
-        return Weighed(pretrained, result, "scratch" if scratch else "transferred")
-    for x in [whole, *(e.input for e in episodes), *([validation.input] if validation else [])]:
-        x.kept.clear()
-    twin = fresh()
-    twin_result, twin_reached = fitted(twin, twin.trained_parameters("scratch"), "guard")
-    result.seconds += twin_result.seconds
-    gap = twin_reached - reached
-    error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
-    if gap.mean() > error:
-        twin_result.seconds = result.seconds
-        return Weighed(twin, twin_result, "scratch")
-    return Weighed(pretrained, result, "transferred")
+    model, choice, seconds = pretrained, "scratch" if scratch else "transferred", 0.0
+    half = n_folds // 2
+    if config.guard and not scratch and half:
+        alone = [part.without(("bridge",)) for part in lessons]  # a fresh model has none
+        start = {name: value.clone() for name, value in pretrained.state_dict().items()}
+        twin = fresh()
+        seconds = fitted(pretrained, folds[:half], "guard").seconds
+        seconds += fitted(twin, alone[:half], "guard, from scratch").seconds
+        gap = user_ndcg(twin, alone[half:]) - user_ndcg(pretrained, lessons[half:])
+        pretrained.load_state_dict(start)
+        error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
+        if gap.mean() > error:
+            model, choice = fresh(), "scratch"
+            folds, every = alone[:n_folds], alone
+    result = fitted(model, folds, f"{config.retrain} weighing", every[n_folds:])
+    result.seconds += seconds
+    result.best_value, result.best_step = -float(user_ndcg(model, every).mean()), result.steps
+    return Weighed(model, result, choice)

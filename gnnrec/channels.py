@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,21 +11,18 @@ import torch
 from torch import Tensor
 
 from gnnrec.bridge import Matched
-from gnnrec.device import numpy_generator
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
-from gnnrec.graph import BipartiteGraph
-from gnnrec.propagate import to_torch_csr
+from gnnrec.propagate import SparseOperator, to_torch_csr
 from gnnrec.scores import ScoreVectors, rows_of
 
-NAMES = ("filter", "low16", "low64", "text", "deep_text", "bridge")
-N_CONTEXT = 6 + len(NAMES) + 2
-_INNER_SHARE = 0.2  # of a graph's edges, hidden to see what each channel is worth on it
-_INNER_USERS = 150
+NAMES = ("filter", "low16", "low64", "ridge", "text", "deep_text", "bridge")
 _PROFILE_EXPONENT = 0.3
 _NO_SPREAD = 1e-4
 # Keeps the two centring columns out of the way of cosines between items; exact in binary.
 SMALL = 2.0**-10
+_RIDGE = 0.05  # of the largest squared singular value
+_LEAST_LEFT = 0.05  # of an item that the others do not explain
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,9 @@ class Channels:
 
     - filter: the graph filter with full rank (`gnnrec.filters`), on interactions alone;
     - low16, low64: the low-pass part of the normalised interaction matrix (Shen et al. 2021);
-    - text: a user's items' texts against the item's text;
-    - deep_text: the same after two more LightGCN layers on both sides;
+    - ridge: EASE (Steck 2019) in the leading singular directions of the interactions as they are;
+    - text: cosine between a user's items' texts and the item's text;
+    - deep_text: cosine of sums of LightGCN layers over the texts, two deeper on both sides;
     - bridge: a user's items against the item, in a source's directions (`gnnrec.bridge`).
 
     Each is centred (the mean user's part is popularity by another name, the mean item's shifts a
@@ -76,6 +73,7 @@ class Channels:
             graph_filter(x),
             self._low(x, 16),
             self._low(x, 64),
+            self._ridge(x),
             *(self._texts(x) if self.has_text else (None, None)),
             self._bridge() if bridges else None,
         ]
@@ -104,7 +102,25 @@ class Channels:
         first, third, start, second = users[1], users[3], items[0], items[2]
         assert first is not None and third is not None
         assert start is not None and second is not None
-        return [_with_bias(first, start), _with_bias(first + 0.5 * third, second)]
+        return [
+            _with_bias(_unit(first), _unit(start)),
+            _with_bias(_unit(first + 0.5 * third), _unit(start + second)),
+        ]
+
+    @staticmethod
+    def _ridge(x: GraphInput) -> ScoreVectors:
+        """Score with the ridge regression of each item on all others.
+
+        EASE forbids an item to explain itself. Of items that the user does not have, it ranks as
+        the plain ridge S = V h V^T with column j divided by 1 - S_jj, which needs no items x items
+        matrix.
+        """
+        spectrum = x.decompose(SparseOperator(x.graph.by_degree(0.0, 0.0), x.device))
+        squares = spectrum.sigma.square()
+        response = squares / (squares + _RIDGE * squares.max().clamp_min(1e-12))
+        own = spectrum.item.square() @ response
+        items = spectrum.item / (1.0 - own).clamp_min(_LEAST_LEFT)[:, None]
+        return _with_bias(spectrum.user * (spectrum.sigma * response), items)
 
     def _bridge(self) -> ScoreVectors:
         rows = to_torch_csr(self.graph.by_degree(0.0, -_PROFILE_EXPONENT), self.device)
@@ -191,75 +207,12 @@ def mixed(channels: Channels, users: Tensor, gates: Tensor, items: Tensor) -> Sc
     return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), walk)
 
 
-def context(
-    channels: Channels, inner: Channels | None, hidden: tuple[np.ndarray, np.ndarray]
-) -> Tensor:
-    """Return (N_CONTEXT,) float32: what kind of graph this is, and what each channel says on it.
-
-    Six numbers of the graph (mean degrees, counts, the share of interactions on items with a twin
-    in a source, whether there is text), then for each channel, the twins' popularity and the
-    items' own the area under the ROC curve of hidden edges, drawn towards 1/2 where there are few.
-    Channels are compared with items drawn by popularity, the two popularities with items drawn
-    uniformly.
-
-    Args:
-        channels: Of the whole graph.
-        inner: Of the graph without the hidden edges; None where there is nothing to hide.
-        hidden: (n,) int64 users and items of the hidden edges.
-    """
-    graph = channels.graph
-    active_users = max(int((graph.user_degrees > 0).sum()), 1)
-    active_items = max(int((graph.item_degrees > 0).sum()), 1)
-    values = [
-        math.log1p(graph.n_edges / active_users) / 3,
-        math.log1p(graph.n_edges / active_items) / 3,
-        math.log(max(graph.n_items, 1)) / 10,
-        math.log1p(graph.n_edges) / 12,
-        float(channels.found @ channels.weights),
-        float(channels.has_text),
-    ]
-    areas = [0.0] * (len(NAMES) + 2)
-    if inner is not None:
-        trust = len(hidden[0]) / (len(hidden[0]) + 60.0)
-        areas = [4 * trust * (area - 0.5) for area in _areas(inner, *hidden, channels.seed)]
-    return torch.tensor(values + areas, dtype=torch.float32, device=channels.device)
-
-
-def _areas(inner: Channels, users: np.ndarray, items: np.ndarray, seed: int) -> list[float]:
-    rng = numpy_generator(seed, "context")
-    asked = np.unique(users)
-    if len(asked) > _INNER_USERS:
-        asked = np.sort(rng.choice(asked, _INNER_USERS, replace=False))
-        keep = np.isin(users, asked)
-        users, items = users[keep], items[keep]
-    row = np.searchsorted(asked, users)
-    degrees = inner.item_degrees.cpu().numpy().astype(np.float64)
-    popular = rng.choice(len(degrees), len(items), p=(degrees + 0.1) / (degrees + 0.1).sum())
-    uniform = rng.integers(0, len(degrees), len(items))
-    scores = inner.rows(asked).cpu().numpy()
-    areas = [_area(z[row, items], z[row, popular]) for z in scores]
-    for values in (inner.popularity.cpu().numpy(), degrees):
-        areas.append(_area(values[items], values[uniform]))
-    return areas
-
-
-def _area(positive: np.ndarray, negative: np.ndarray) -> float:
-    return float(np.mean((positive > negative) + 0.5 * (positive == negative)))
-
-
-def hide(graph: BipartiteGraph, seed: int) -> tuple[BipartiteGraph, np.ndarray, np.ndarray] | None:
-    """Hide a fifth of a graph's edges: (the rest, hidden users, hidden items); None if too few."""
-    edges = graph.user_items.tocoo()
-    users, items = edges.row.astype(np.int64), edges.col.astype(np.int64)
-    hidden = numpy_generator(seed, "inner").random(len(users)) < _INNER_SHARE
-    if not hidden.any() or hidden.all():
-        return None
-    rest = BipartiteGraph(users[~hidden], items[~hidden], graph.n_users, graph.n_items)
-    return rest, users[hidden], items[hidden]
-
-
 def _with_bias(users: Tensor, items: Tensor) -> ScoreVectors:
     pad = (0, 1)
     return ScoreVectors(
         torch.nn.functional.pad(users, pad, value=1.0), torch.nn.functional.pad(items, pad)
     )
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(rows, dim=1)

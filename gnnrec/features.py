@@ -87,6 +87,13 @@ class GraphInput:
             compact=self.compact,
         )
 
+    def with_text(self, item_text: Tensor) -> GraphInput:
+        """Return the features of the same graph with other texts."""
+        other = self.on(self.graph)
+        other.item_text = item_text.to(self.device)
+        other.text = centre_text(other.item_text)
+        return other
+
     @cached_property
     def adjacency(self) -> SparseOperator:
         """The symmetrically normalised user-item matrix as an operator."""
@@ -146,7 +153,7 @@ class GraphInput:
         `torch.svd_lowrank`, through our own product: twice as fast on Gowalla.
         Cost: O((n_edges + (n_users + n_items) r) r).
         """
-        spectrum = self._decompose(self.adjacency)
+        spectrum = self.decompose(self.adjacency)
         return Spectrum(spectrum.user, spectrum.sigma.clamp(0.0, 1.0), spectrum.item)
 
     def filtered(
@@ -160,10 +167,11 @@ class GraphInput:
         if self._filtered is None or self._filtered[0] != key:
             matrix = self.graph.by_degree(-user_exponent, -item_exponent)
             operator = SparseOperator(matrix, self.device)
-            self._filtered = (key, operator, self._decompose(operator))
+            self._filtered = (key, operator, self.decompose(operator))
         return self._filtered[1:]
 
-    def _decompose(self, operator: SparseOperator) -> Spectrum:
+    def decompose(self, operator: SparseOperator) -> Spectrum:
+        """Leading singular triplets of an operator on this graph. Cost: as `spectrum`."""
         if not self.compact:
             return self._truncated_svd(operator)
         users, items = (torch.nonzero(d)[:, 0] for d in (self.user_degrees, self.item_degrees))

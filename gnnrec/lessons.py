@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,14 +11,19 @@ import torch
 from torch import Tensor
 
 from gnnrec.blend import ChannelBlend
-from gnnrec.channels import Channels
+from gnnrec.channels import NAMES, Channels
+from gnnrec.context import silenced
 from gnnrec.device import numpy_generator
 from gnnrec.graph import BipartiteGraph
 from gnnrec.metrics import per_user_metrics
 from gnnrec.rank import top_k_from
 from gnnrec.sampling import Episode
 
-MAX_LESSON_USERS = 120
+MAX_LESSON_USERS = 500
+_K = 20
+_WIDTH = 0.05  # of the standard deviation of a user's scores: how soft a place on the list is
+_LEAST_VARIANCE = 1e-8
+_FAR = 1e6
 _LARGEST = 3e4  # half of what float16 holds; a spread is 1
 _MAX_SCORES = 2_500_000  # users x items of one lesson, whatever the graph
 
@@ -54,6 +60,22 @@ class Lesson:
         """Return it without the channels' own vectors, which a fit does not read."""
         return replace(self, channels=self.channels.light())
 
+    def without(self, names: tuple[str, ...]) -> Lesson:
+        """Return it as a model sees it whose graph input or own tables do not give some channels.
+
+        As if made by such a model, to the bit.
+        """
+        channels = copy.copy(self.channels)
+        channels.present = [
+            there and name not in names for name, there in zip(NAMES, channels.present, strict=True)
+        ]
+        if "text" in names:
+            channels.has_text = False
+        if "bridge" in names:
+            channels.found = torch.zeros_like(channels.found)
+            channels.popularity = torch.zeros_like(channels.popularity)
+        return replace(self, channels=channels, context=silenced(self.context, names))
+
     def scored(self, model: ChannelBlend) -> Tensor:
         """Return (n, n_items) scores, visible items at -inf; gradients reach the weights."""
         index = torch.from_numpy(self.users).to(self.context.device)
@@ -77,6 +99,7 @@ def lesson(
     seed: int,
     *,
     about: Tensor | None = None,
+    max_users: int = MAX_LESSON_USERS,
 ) -> Lesson | None:
     """Draw some of an episode's users and compute their channels; None where nothing is hidden.
 
@@ -85,6 +108,7 @@ def lesson(
         episode: Visible graph and hidden edges.
         seed: Draws the users.
         about: The context, where it is that of a larger graph (folds of one log share the log's).
+        max_users: How many at most.
 
     Memory: up to 2.5 million scores a channel, in float16.
     """
@@ -92,7 +116,7 @@ def lesson(
     users = np.unique(episode.users)
     if not len(users):
         return None
-    n = max(1, min(MAX_LESSON_USERS, _MAX_SCORES // x.graph.n_items))
+    n = max(1, min(max_users, _MAX_SCORES // x.graph.n_items))
     if len(users) > n:
         users = np.sort(numpy_generator(seed, "lesson").choice(users, n, replace=False))
     keep = np.isin(episode.users, users)
@@ -118,19 +142,39 @@ def lesson(
     )
 
 
-def hit_loss(model: ChannelBlend, part: Lesson) -> Tensor:
-    """Weighted mean over users of -log sum_i p(i|u) over the hidden items i.
+def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
+    """Minus the weighted mean over users of a smoothed NDCG@20 of the hidden items.
 
-    p is a softmax over all items that are not visible.
+    NDCG@20 adds 1 / log2(1 + rank) for each hidden item on the list: the sum over places k of
+    (1 / log2(1 + k) - 1 / log2(2 + k)), the last one whole, times whether the item's score reaches
+    the k-th highest. Here that is a logistic function of the difference, in a twentieth of the
+    standard deviation of the user's scores, so that the loss does not depend on the scores' scale.
+    Items that are visible are on no list.
 
-    The chance that one draw is a hit. The usual mean of -log p(i|u) spends the model on the many
-    items that no list of twenty will ever hold and on the users with most of them; fitted by it
-    the same weights rank worse at the top than where they started.
+    A likelihood does not do: it is earned on items that no list will hold, and the same weights
+    fitted by it rank worse at the top.
+
+    Cost: that of the scores, a partial sort of each user's, and 20 numbers a hidden edge.
     """
-    log_p = torch.log_softmax(part.scored(model), dim=1)[part.row, part.item]
-    total = torch.zeros(part.n_users, device=log_p.device).index_add(0, part.row, log_p.exp())
+    scores = part.scored(model)
+    ranked = torch.isfinite(scores)
+    k = min(_K, scores.shape[1])
+    bars = torch.topk(scores, k, dim=1).values
+    # A user with less than k items left: the last ones are on the list whatever their score.
+    bars = torch.where(torch.isfinite(bars), bars, bars[:, :1].detach() - _FAR)
+    known = torch.where(ranked, scores, 0.0)
+    n = ranked.sum(dim=1).clamp_min(1)
+    variance = known.square().sum(dim=1) / n - (known.sum(dim=1) / n).square()
+    width = _WIDTH * variance.clamp_min(_LEAST_VARIANCE).sqrt()
+    own = scores[part.row, part.item]
+    reached = torch.sigmoid((own[:, None] - bars[part.row]) / width[part.row, None])
+    discounts = 1.0 / torch.log2(torch.arange(2, _K + 2, device=scores.device).float())
+    steps = torch.cat([discounts[: k - 1] - discounts[1:k], discounts[k - 1 : k]])
+    total = torch.zeros(part.n_users, device=scores.device).index_add(0, part.row, reached @ steps)
+    count = torch.bincount(part.row, minlength=part.n_users).clamp(1, _K)
+    ideal = discounts.cumsum(0)[count - 1]
     weight = torch.from_numpy(part.weight).to(total)
-    return -(weight * torch.log(total + 1e-9)).mean()
+    return -(weight * total / ideal).mean()
 
 
 def user_ndcg(model: ChannelBlend, parts: list[Lesson]) -> np.ndarray:
@@ -144,11 +188,11 @@ def user_ndcg(model: ChannelBlend, parts: list[Lesson]) -> np.ndarray:
             lambda rows, scores=scores: scores[int(rows[0]) : int(rows[-1]) + 1],  # type: ignore[misc]
             n,
             n_items,
-            min(20, n_items),
+            min(_K, n_items),
             seen=part.seen,
         )
         relevant = BipartiteGraph(
             part.row.cpu().numpy(), part.item.cpu().numpy(), n, n_items
         ).user_items
-        values.append(per_user_metrics(top, relevant, (20,))["ndcg@20"] * part.weight)
+        values.append(per_user_metrics(top, relevant, (_K,))[f"ndcg@{_K}"] * part.weight)
     return np.concatenate(values)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
-from gnnrec.channels import NAMES
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.console import text_table
 from gnnrec.device import numpy_generator, resolve_device
@@ -36,8 +34,6 @@ _SHARE = 0.1  # of every user's interactions, hidden
 _MAX_USERS = 1_500  # ranked with one seed
 _CHUNK_SCORES = 2_000_000  # of one channel, in memory at a time
 _NOISE = 2.0  # standard errors
-_HAS_TEXT = 5  # where a context says whether there is text
-_AREAS = 6  # where its channels begin
 _TEXT = ("text", "deep_text")
 
 
@@ -290,23 +286,11 @@ def _measure(group: _Group, target: Target, hiding: _Hiding, device: torch.devic
     size = max(1, _CHUNK_SCORES // target.n_items)
     for start in range(0, len(hiding.users), size):
         part = hiding.lesson(leader, x, start, start + size)
-        quiet = without_text(part) if group.silent else part
+        quiet = part.without(_TEXT) if group.silent else part
         for members, seen in ((group.members, part), (group.silent, quiet)):
             for candidate in members:
                 assert isinstance(candidate.model, ChannelBlend)
                 candidate.reached[part.users] += user_ndcg(candidate.model, [seen])
-
-
-def without_text(part: Lesson) -> Lesson:
-    """Return a lesson as a model that reads no text sees it: what a text-free input would give."""
-    channels = copy.copy(part.channels)
-    channels.has_text = False
-    channels.present = [
-        there and name not in _TEXT for name, there in zip(NAMES, channels.present, strict=True)
-    ]
-    about = part.context.clone()
-    about[[_HAS_TEXT, *(_AREAS + NAMES.index(name) for name in _TEXT)]] = 0.0
-    return replace(part, channels=channels, context=about)
 
 
 def _reading(checkpoint: Checkpoint, has_text: bool) -> dict[str, Any]:

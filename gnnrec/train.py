@@ -129,8 +129,12 @@ def optimise(
     log: Path | None = None,
     label: str = "training",
     decay_learning_rate: bool = False,
+    keep_best: bool = True,
 ) -> TrainResult:
-    """The loop of `fit` for any loss: step number -> a scalar that depends on the model."""
+    """The loop of `fit` for any loss: step number -> a scalar that depends on the model.
+
+    Without `keep_best` the evaluations are only recorded: all steps are made and the last kept.
+    """
     result = TrainResult()
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -155,7 +159,9 @@ def optimise(
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"label": label, **record}) + "\n")
             bar.set_postfix(value=f"{value:.4f}", refresh=False)
-            if value < result.best_value:
+            if not keep_best:
+                result.best_value, result.best_step = value, step
+            elif value < result.best_value:
                 result.best_value, result.best_step, misses = value, step, 0
                 best = [p.detach().clone() for p in chosen]
             else:
@@ -186,7 +192,7 @@ def optimise(
         result.steps = step + 1
         bar.update()
     bar.close()
-    if evaluate is not None:
+    if evaluate is not None and keep_best:
         with torch.no_grad():
             for parameter, kept in zip(chosen, best, strict=True):
                 parameter.copy_(kept)

@@ -63,12 +63,27 @@ def low_pass(matrix, rank):
     return users.sqrt()[:, None] * low * items.sqrt()
 
 
+def unit(rows):
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
 def text_layers(matrix, item_text):
-    """The text channel and the one two layers deeper."""
+    """The text channel and the one two layers deeper, as cosines."""
     text = centred(item_text)
     a = power(matrix.sum(1), -0.5)[:, None] * matrix * power(matrix.sum(0), -0.5)
     first, second = a @ text, a.T @ a @ text
-    return first @ text.T, (first + 0.5 * a @ second) @ second.T
+    deep = unit(first + 0.5 * a @ second) @ unit(text + second).T
+    return unit(first) @ unit(text).T, deep
+
+
+def ridge_without_self(matrix, rank):
+    """EASE's ranking of other items: R S, column j over 1 - S_jj, S the ridge's hat matrix."""
+    u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+    u, sigma, vt = u[:, :rank], sigma[:rank], vt[:rank]
+    squares = sigma.square()
+    hat = (vt.T * (squares / (squares + 0.05 * squares.max()))) @ vt
+    low = (u * sigma) @ vt
+    return low @ hat / (1 - hat.diagonal()).clamp_min(0.05)
 
 
 def bridged(matrix, matched):
@@ -90,6 +105,7 @@ def raw_channels(x, graph_filter, matched):
         "filter": filtered - 1e-6 * torch.log1p(matrix.sum(0)),  # its bias is no channel's
         "low16": low_pass(matrix, min(16, x.spectral_rank)),
         "low64": low_pass(matrix, min(64, x.spectral_rank)),
+        "ridge": ridge_without_self(matrix, x.spectral_rank),
     }
     if x.item_text is not None:
         raw["text"], raw["deep_text"] = text_layers(matrix, x.item_text)
@@ -124,15 +140,21 @@ def network(p, name, inputs):
 def blended(p, channels, user_degrees, item_degrees, about, popularity):
     """(n_users, n_items) float64 scores, differentiable in the parameters `p`."""
     about, popularity = about.double(), popularity.double()
-    log_degree = user_degrees.double().log1p()[:, None]
-    inputs = torch.cat([log_degree / 3, about.repeat(len(log_degree), 1)], dim=1)
-    gates = (
-        p["log_weight"] + log_degree * p["user_slope"] + network(p, "user_network", inputs)
-    ).exp() * (log_degree > 0)
-    of_graph = network(p, "graph_network", about)
-    slopes = p["item_slope"] + 0.3 * of_graph[: len(NAMES)]
-    items = (1 + item_degrees.double())[:, None] ** slopes
-    shift = of_graph[len(NAMES) :]
+    n, of_graph = len(NAMES), about[:8]
+    areas, lifts = about[8 : 8 + n], about[8 + n :]
+    n_present = max(int((channels.abs().amax(dim=(1, 2)) > 0).sum()), 1)
+    of_all = torch.stack([areas.sum() / n_present, lifts.sum() / n_present, lifts.max()])
+    log_degree = user_degrees.double().log1p()
+    log_gates, slopes = [], []
+    for c in range(n):
+        told = torch.cat([torch.stack([areas[c], lifts[c]]), of_graph, of_all])
+        inputs = torch.cat([log_degree[:, None] / 3, told.repeat(len(log_degree), 1)], dim=1)
+        moved = p["log_weight"][c] + log_degree * p["user_slope"][c]
+        log_gates.append(moved + network(p, "gate_network", inputs)[:, 0])
+        slopes.append(p["item_slope"][c] + 0.3 * network(p, "slope_network", told)[0])
+    gates = torch.stack(log_gates, dim=1).exp() * (log_degree[:, None] > 0)
+    items = (1 + item_degrees.double())[:, None] ** torch.stack(slopes)
+    shift = network(p, "bias_network", of_graph)
     prior = torch.exp((p["bias.log_prior"] + shift[1]).clamp(-8, 6))
     source = torch.exp((p["bias.log_source"] + shift[2]).clamp(-8, 6))
     bias = (p["bias.slope"] + 0.3 * shift[0]) * torch.log(

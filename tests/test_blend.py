@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnnrec.blend import ChannelBlend
-from gnnrec.channels import NAMES, Channels, context, hide
+from gnnrec.channels import NAMES, Channels
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig, TrainConfig, TransferConfig, validate
+from gnnrec.context import context, hide
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.model import build_model
@@ -105,8 +106,8 @@ def test_a_model_of_other_texts_is_refused():
 HEADS = {"log_weight", "bias.slope", "bias.log_prior", "bias.log_source"}
 LAYERS = HEADS | {"user_slope", "item_slope"}
 NETWORKS = {
-    f"{side}_network.{layer}.{kind}"
-    for side in ("user", "graph") for layer in (0, 2) for kind in ("weight", "bias")
+    f"{what}_network.{layer}.{kind}"
+    for what in ("gate", "slope", "bias") for layer in (0, 2) for kind in ("weight", "bias")
 }  # fmt: skip
 
 
@@ -267,5 +268,5 @@ def test_the_context_is_measured_on_a_graph_without_the_hidden_edges():
     whole, about = model.channels(x), model.about(x)
     assert torch.equal(about, context(whole, inner, (users, items)))
     # Channels that had seen the edges rank them better, and would say so.
-    assert (context(whole, whole, (users, items)) - about)[6] > 0.2
+    assert (context(whole, whole, (users, items)) - about)[8] > 0.2
     assert model.about(x) is about and model.channels(x) is whole  # made once a graph

@@ -11,7 +11,7 @@ from dense_blend import (
     near_texts,
 )
 
-from gnnrec.channels import N_CONTEXT, NAMES, Channels, context, hide, mixed
+from gnnrec.channels import NAMES, Channels, mixed
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 from gnnrec.scores import ScoreVectors
@@ -44,7 +44,7 @@ def random_gates(x, seed=0):
 def test_every_channel_equals_its_dense_definition(seed, text, size):
     channels, x, graph_filter, matched = made(seed, text, size)
     expected = all_channels(x, graph_filter, matched)
-    assert channels.present == [True] * 3 + [text] * 3
+    assert channels.present == [True] * 4 + [text] * 3
     found = channels.rows(everyone(x))
     active = x.graph.user_degrees > 0  # the others' gates are zero
     for place, name in enumerate(NAMES):
@@ -56,7 +56,7 @@ def test_every_channel_equals_its_dense_definition(seed, text, size):
 
 def test_the_two_low_passes_and_the_two_text_layers_differ_on_a_larger_graph():
     channels, x, *_ = made(size="large")
-    low16, low64, text, deep = channels.rows(everyone(x))[1:5]
+    low16, low64, _, text, deep = channels.rows(everyone(x))[1:6]
     assert (low16 - low64).abs().max() > 0.3 and (text - deep).abs().max() > 0.3
 
 
@@ -112,79 +112,24 @@ def test_mixed_scores_are_the_sum_of_weighted_rows(size, text):
     assert (scores.users @ scores.items.T - expected).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ridge_channel_ranks_other_items_as_ease_does(seed):
+    channels, x, *_ = made(seed, size="large")
+    matrix = matrix_of(x.graph)
+    ridge = 0.05 * float(torch.linalg.matrix_norm(matrix, 2)) ** 2
+    inverse = torch.linalg.inv(matrix.T @ matrix + ridge * torch.eye(40, dtype=torch.float64))
+    weights = -inverse / inverse.diagonal()
+    weights.fill_diagonal_(0.0)
+    scores = channels.parts[NAMES.index("ridge")].scores
+    raw = scores.users[:, :-2].double() @ scores.items[:, :-2].double().T
+    others = (matrix == 0) & (matrix.sum(0) > 0)
+    found, expected = raw[others], (matrix @ weights)[others]
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 1 - 1e-6
+
+
 def test_a_graph_without_edges_scores_zero():
     empty = np.zeros(0, dtype=np.int64)
     graph = BipartiteGraph(empty, empty, 3, 14)
     _, _, graph_filter, matched = made()
     channels = Channels(GraphInput(graph, near_texts()), graph_filter, matched)
     assert not channels.rows(np.arange(3)).any()
-
-
-# The context
-
-
-def test_the_context_says_what_kind_of_graph_it_is():
-    channels, x, *_ = made(5)
-    nobody = np.zeros(0, dtype=np.int64)
-    about = context(channels, None, (nobody, nobody)).double()
-    assert about.shape == (N_CONTEXT,)
-    matrix = matrix_of(x.graph)
-    edges, degrees = float(matrix.sum()), matrix.sum(0)
-    twins = torch.stack([m.found for m in channels.bridges]).amax(dim=0).double()
-    assert 0 < twins.sum() < 14
-    expected = [
-        np.log1p(edges / int((matrix.sum(1) > 0).sum())) / 3,
-        np.log1p(edges / int((degrees > 0).sum())) / 3,
-        np.log(14) / 10,
-        np.log1p(edges) / 12,
-        float(twins @ degrees / edges),
-        1.0,
-    ]
-    np.testing.assert_allclose(about[:6], expected, rtol=1e-5)
-    assert not about[6:].any()
-    assert context(made(5, text=False)[0], None, (nobody, nobody))[4:6].tolist() == [0.0, 0.0]
-
-
-def test_the_areas_are_large_where_a_channel_ranks_the_hidden_edges_first():
-    channels, x, *_ = made(6, size="large")
-    rows = channels.rows(everyone(x))
-    for place, name in enumerate(NAMES):
-        # The best item of each user by this channel, and the worst: areas near one and zero.
-        for pick, sign in (("argmax", 1), ("argmin", -1)):
-            users = np.flatnonzero(x.graph.user_degrees)
-            items = getattr(rows[place], pick)(dim=1).numpy()[users]
-            about = context(channels, channels, (users, items))
-            area = 0.5 + float(about[6 + place]) * (len(users) + 60) / len(users) / 4
-            assert sign * (area - 0.5) > 0.4, (name, pick)
-    users = np.arange(20)
-    popular = np.full(20, int(x.item_degrees.argmax()))
-    assert context(channels, channels, (users, popular))[-1] > 0.4 * 4 * 20 / 80
-    known = np.full(20, int(channels.popularity.argmax()))
-    assert context(channels, channels, (users, known))[-2] > 0.3 * 4 * 20 / 80
-
-
-def test_hiding_takes_a_fifth_of_the_edges_away():
-    graph = BipartiteGraph(*(a.ravel() for a in np.indices((60, 50))), 60, 50)
-    rest, users, items = hide(graph, 0)
-    assert (rest.n_users, rest.n_items) == (60, 50)
-    assert rest.n_edges + len(users) == 3000 and 0.17 < len(users) / 3000 < 0.23
-    assert rest.user_items.toarray()[users, items].sum() == 0
-    again, other = hide(graph, 0), hide(graph, 1)
-    np.testing.assert_array_equal(again[1], users)
-    np.testing.assert_array_equal(again[2], items)
-    assert len(other[1]) != len(users) or (other[2] != items).any()
-
-
-@pytest.mark.parametrize("n", [0, 1])
-def test_there_may_be_nothing_to_hide(n):
-    edges = np.zeros(n, dtype=np.int64)
-    assert all(hide(BipartiteGraph(edges, edges, 2, 2), seed) is None for seed in range(20))
-
-
-def test_without_its_vectors_it_still_says_what_weights_need():
-    channels, *_ = made(7)
-    light = channels.light()
-    for name in ("user_degrees", "item_degrees", "popularity", "found", "weights"):
-        assert torch.equal(getattr(light, name), getattr(channels, name))
-    assert light.present == channels.present and not hasattr(light, "parts")
-    assert channels.parts[0] is not None  # the whole one is as it was

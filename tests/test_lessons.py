@@ -6,11 +6,10 @@ import torch
 from dense import double_parameters
 from dense_blend import all_channels, blend_of, blended, input_of, matched_by, popular
 
-from gnnrec import lessons
 from gnnrec.config import TrainConfig
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
-from gnnrec.lessons import hit_loss, lesson, user_ndcg
+from gnnrec.lessons import lesson, ndcg_loss, user_ndcg
 from gnnrec.sampling import Episode
 from gnnrec.train import optimise
 
@@ -24,7 +23,7 @@ def episode_of(seed=0):
     return Episode(GraphInput(visible, x.item_text, spectral_rank=16), users[hidden], items[hidden])
 
 
-def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges(monkeypatch):
+def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges():
     model, episode = blend_of(1), episode_of(1)
     part, x = lesson(model, episode, 0), episode.input
     expected = all_channels(x, model.filter, matched_by(model, x))
@@ -41,8 +40,7 @@ def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges(monkeypatch)
         ]
     )
     np.testing.assert_allclose(part.weight, (1 / chance) / (1 / chance).mean())
-    monkeypatch.setattr(lessons, "MAX_LESSON_USERS", 3)
-    some = lesson(model, episode, 0)
+    some = lesson(model, episode, 0, max_users=3)
     assert some.n_users == 3 and set(some.users) < set(part.users)
     assert len(some.row) == np.isin(episode.users, some.users).sum()
     nobody = np.zeros(0, dtype=np.int64)
@@ -50,14 +48,20 @@ def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges(monkeypatch)
 
 
 def dense_loss(p, part, episode, score):
-    """- log of the chance that one draw among the items not visible is a hidden one."""
+    """Minus the mean of what DCG@20 over its ideal is where each step is a logistic function."""
     visible = episode.input.graph.user_items.toarray() > 0
     table, losses = score(p), []
     for row, user in enumerate(part.users):
-        others = torch.from_numpy(~visible[user])
-        chances = torch.softmax(table[row][others], dim=0)
-        hidden = np.isin(np.flatnonzero(~visible[user]), episode.items[episode.users == user])
-        losses.append(-torch.log(chances[torch.from_numpy(hidden)].sum() + 1e-9))
+        own = table[row][torch.from_numpy(~visible[user])]
+        bars, width = own.sort(descending=True).values, 0.05 * own.std(correction=0)
+        hidden, gain = episode.items[episode.users == user], 0.0
+        for item in hidden:
+            for k in range(1, 21):
+                step = 1 / np.log2(1 + k) - (1 / np.log2(2 + k) if k < 20 else 0.0)
+                # Beyond the last item there is nothing to be better than.
+                bar = bars[k - 1] if k <= len(bars) else -1e9
+                gain = gain + step * torch.sigmoid((table[row, item] - bar) / width)
+        losses.append(-gain / sum(1 / np.log2(1 + k) for k in range(1, min(len(hidden), 20) + 1)))
     return (torch.stack(losses) * torch.from_numpy(part.weight)).mean()
 
 
@@ -88,9 +92,9 @@ def test_two_steps_equal_dense_steps_by_hand(mode, pull):
     score = dense_scores_of(model, part, episode)
     with torch.no_grad():
         expected = dense_loss(p, part, episode, score)
-        assert float(hit_loss(model, part)) == pytest.approx(float(expected), abs=1e-5)
+        assert float(ndcg_loss(model, part)) == pytest.approx(float(expected), abs=1e-5)
     gradients = torch.autograd.grad(
-        hit_loss(model, part), [model.get_parameter(n) for n in trained]
+        ndcg_loss(model, part), [model.get_parameter(n) for n in trained]
     )
     by_hand = torch.autograd.grad(dense_loss(p, part, episode, score), [p[n] for n in trained])
     for name, found, wanted in zip(trained, gradients, by_hand, strict=True):
@@ -112,7 +116,7 @@ def test_two_steps_equal_dense_steps_by_hand(mode, pull):
             moved = p[name].detach() - rate * first / (1 - 0.9**step) / root
             p[name] = moved.requires_grad_(True)
     optimise(
-        model, lambda step: hit_loss(model, part), trained, None,
+        model, lambda step: ndcg_loss(model, part), trained, None,
         TrainConfig(learning_rate=rate, pull_to_start=pull, max_steps=2),
     )  # fmt: skip
     checked = 0

@@ -1,0 +1,95 @@
+"""What a blend is told of a graph: its kind, and what each channel is worth on hidden edges."""
+
+import numpy as np
+import pytest
+import torch
+from dense_blend import matrix_of
+from test_channels import everyone, made
+
+from gnnrec.channels import NAMES
+from gnnrec.context import N_CONTEXT, channel_part, context, hide, silenced
+from gnnrec.graph import BipartiteGraph
+
+
+def test_the_context_says_what_kind_of_graph_it_is():
+    channels, x, *_ = made(5)
+    nobody = np.zeros(0, dtype=np.int64)
+    about = context(channels, None, (nobody, nobody)).double()
+    assert about.shape == (N_CONTEXT,)
+    matrix = matrix_of(x.graph)
+    edges, degrees = float(matrix.sum()), matrix.sum(0)
+    twins = torch.stack([m.found for m in channels.bridges]).amax(dim=0).double()
+    assert 0 < twins.sum() < 14
+    expected = [
+        np.log1p(edges / int((matrix.sum(1) > 0).sum())) / 3,
+        np.log1p(edges / int((degrees > 0).sum())) / 3,
+        np.log(14) / 10,
+        np.log1p(edges) / 12,
+        float(twins @ degrees / edges),
+        1.0,
+    ]
+    np.testing.assert_allclose(about[:6], expected, rtol=1e-5)
+    assert not about[6:].any()
+    assert context(made(5, text=False)[0], None, (nobody, nobody))[4:6].tolist() == [0.0, 0.0]
+
+
+def test_the_areas_are_large_where_a_channel_ranks_the_hidden_edges_first():
+    channels, x, *_ = made(6, size="large")
+    rows = channels.rows(everyone(x))
+    for place, name in enumerate(NAMES):
+        # The best item of each user by this channel, and the worst: areas near one and zero.
+        for pick, sign in (("argmax", 1), ("argmin", -1)):
+            users = np.flatnonzero(x.graph.user_degrees)
+            items = getattr(rows[place], pick)(dim=1).numpy()[users]
+            about = context(channels, channels, (users, items))
+            area = 0.5 + float(about[8 + place]) * (len(users) + 60) / len(users) / 4
+            assert sign * (area - 0.5) > 0.4, (name, pick)
+            lift = 2 * float(about[8 + len(NAMES) + place])
+            # All of the edges are on top, or none is, and one is added to both sides.
+            expected = np.log((sign > 0) * len(users) + 1) - np.log(0.02 * len(users) + 1)
+            assert lift == pytest.approx(expected, abs=1e-5), (name, pick)
+    users = np.arange(20)
+    popular = np.full(20, int(x.item_degrees.argmax()))
+    assert context(channels, channels, (users, popular))[7] > 0.4 * 4 * 20 / 80
+    known = np.full(20, int(channels.popularity.argmax()))
+    assert context(channels, channels, (users, known))[6] > 0.3 * 4 * 20 / 80
+
+
+def test_a_channel_that_is_not_there_is_told_as_nothing():
+    channels, x, *_ = made(6, text=False, size="large")
+    users, items = x.graph.edges()
+    about = context(channels, channels, (users, items))
+    silent = [NAMES.index(name) for name in ("text", "deep_text", "bridge")]
+    told = channel_part(about)
+    assert not told[silent].any() and told[:4].all() and about[6] == 0
+    heard = context(made(6, size="large")[0], made(6, size="large")[0], (users, items))
+    names = ("text", "deep_text", "bridge")
+    assert channel_part(heard)[silent].any()
+    assert torch.equal(silenced(heard, names), about)
+
+
+def test_hiding_takes_a_fifth_of_the_edges_away():
+    graph = BipartiteGraph(*(a.ravel() for a in np.indices((60, 50))), 60, 50)
+    rest, users, items = hide(graph, 0)
+    assert (rest.n_users, rest.n_items) == (60, 50)
+    assert rest.n_edges + len(users) == 3000 and 0.17 < len(users) / 3000 < 0.23
+    assert rest.user_items.toarray()[users, items].sum() == 0
+    again, other = hide(graph, 0), hide(graph, 1)
+    np.testing.assert_array_equal(again[1], users)
+    np.testing.assert_array_equal(again[2], items)
+    assert len(other[1]) != len(users) or (other[2] != items).any()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_there_may_be_nothing_to_hide(n):
+    edges = np.zeros(n, dtype=np.int64)
+    assert all(hide(BipartiteGraph(edges, edges, 2, 2), seed) is None for seed in range(20))
+
+
+def test_without_its_vectors_it_still_says_what_weights_need():
+    channels, *_ = made(7)
+    light = channels.light()
+    for name in ("user_degrees", "item_degrees", "popularity", "found", "weights"):
+        assert torch.equal(getattr(light, name), getattr(channels, name))
+    assert light.present == channels.present and not hasattr(light, "parts")
+    assert channels.parts[0] is not None  # the whole one is as it was
