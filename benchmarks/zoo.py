@@ -51,7 +51,6 @@ def settings(text: bool, quick: bool) -> PretrainConfig:
         keep_low=0.02,
         min_users=300,
         max_users=4_000,
-        n_lessons=40,
         bridge_items=0,
     )
     if not quick:

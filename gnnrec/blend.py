@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar, cast
@@ -123,6 +124,13 @@ class ChannelBlend(nn.Module):
             return context(self.channels(x), inner, (users, items))
 
         return self._kept(x, "context", make)
+
+    def fixed_sha256(self) -> str:
+        """Digest of what the channels are made from and no fit changes: filter, bridges, texts."""
+        digest = hashlib.sha256(repr((self.config.text_dim, self.config.text_model)).encode())
+        for table in [*self.filter.parameters(), *self.bridges.buffers()]:
+            digest.update(table.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def _channels(self, x: GraphInput, whole: GraphInput) -> Channels:
         reads_text = self.config.text_dim > 0

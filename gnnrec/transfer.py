@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,8 @@ class Target:
         users: (n,) int64.
         items: (n,) int64.
         item_text: (n_items, text_dim) float32 tensor, or None.
+        kept: What `adapt` can use again when it is called with the same rows, as the arms of a
+            comparison do.
     """
 
     users: np.ndarray
@@ -40,6 +44,7 @@ class Target:
     n_users: int
     n_items: int
     item_text: Tensor | None = None
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def graph_input(
         self,
@@ -215,7 +220,11 @@ def _weighed(
         assert isinstance(made, ChannelBlend)
         return made.to(device)
 
-    found = weigh(fresh, model, trained, episodes, held_out, visible, config)
+    rows_sha256 = hashlib.sha256(train.tobytes() + b"|" + validation.tobytes()).hexdigest()
+    if target.kept.get("rows") != rows_sha256:
+        target.kept.clear()
+        target.kept["rows"] = rows_sha256
+    found = weigh(fresh, model, trained, episodes, held_out, visible, config, target.kept)
     if found.choice == "scratch":
         trained = found.model.trained_parameters("scratch")
     return Adapted(found.model.eval(), trained, (found.result,), found.choice)

@@ -161,6 +161,35 @@ def test_what_the_guard_kept_is_what_scratch_gives(pretrained):
     assert bad.steps == scratch.steps == 40
 
 
+def test_arms_of_one_comparison_share_lessons_and_change_nothing(pretrained, monkeypatch):
+    model, _ = pretrained
+    made = []
+
+    def spy(*args, **more):
+        made.append(args)
+        return lesson(*args, **more)
+
+    monkeypatch.setattr("gnnrec.calibrate.lesson", spy)
+    shared, counts = target_of(), []
+    for retrain, changes in (("heads", {}), ("final:1", {}), ("scratch", {}), ("final:1", {}),
+                             ("final:1", {"seed": 3})):  # fmt: skip
+        made.clear()
+        found = adapted(model, retrain, target=shared, **changes)
+        counts.append(len(made))
+        alone = adapted(model, retrain, target=target_of(), **changes)
+        for name, value in alone.model.state_dict().items():
+            assert torch.equal(found.model.state_dict()[name], value), (retrain, name)
+    # Three folds and the validation rows; a fresh model has no bridges, another seed other folds.
+    assert counts == [4, 0, 4, 4, 4]
+    made.clear()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = np.arange(len(shared.users))
+    values = dict(retrain="final:1", seed=3, weigh=STEPS, n_weigh_folds=3)
+    adapt(Checkpoint("c", model.config, state), shared, rows[40:], rows[:40],
+          TransferConfig(**values))  # fmt: skip
+    assert len(made) == 4  # other rows
+
+
 def test_a_mode_that_trains_nothing_has_no_choice(pretrained):
     model, _ = pretrained
     found = adapted(model, "zero-shot")
