@@ -44,7 +44,7 @@ class Target:
     n_users: int
     n_items: int
     item_text: Tensor | None = None
-    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def graph_input(
         self,

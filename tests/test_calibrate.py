@@ -188,6 +188,7 @@ def test_arms_of_one_comparison_share_lessons_and_change_nothing(pretrained, mon
     adapt(Checkpoint("c", model.config, state), shared, rows[40:], rows[:40],
           TransferConfig(**values))  # fmt: skip
     assert len(made) == 4  # other rows
+    assert shared.kept and not dataclasses.replace(shared, item_text=None).kept
 
 
 def test_a_mode_that_trains_nothing_has_no_choice(pretrained):
