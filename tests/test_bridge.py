@@ -5,7 +5,7 @@ import pytest
 import torch
 from dense import power, random_graph, unit
 
-from gnnrec.bridge import BRIDGE_RANK, Bridge, item_directions
+from gnnrec.bridge import BRIDGE_RANK, Bridge, _nearest, item_directions
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 
@@ -125,3 +125,22 @@ def test_a_source_without_edges_says_nothing():
     matched = bridge_of(x).match(x.item_text)
     for table in (matched.vectors, matched.response, matched.popularity):
         assert not table.any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_nearest_row_is_that_of_all_inner_products(seed):
+    rng = np.random.default_rng(seed)
+    # Near rows, far rows, rows that are there twice, and empty ones.
+    table = unit(torch.from_numpy(rng.standard_normal((2500, 200)) * np.geomspace(1, 0.02, 200)))
+    table = table.float()
+    table[7], table[1200] = table[900], 0.0
+    picked = table[torch.from_numpy(rng.integers(0, 2500, 2100))]
+    rows = unit(picked + 0.03 * torch.from_numpy(rng.standard_normal(picked.shape)).float())
+    rows[5], rows[1500] = 0.0, table[900]
+    index, best = _nearest(rows, table)
+    value, expected = (rows @ table.T).max(dim=1)
+    near = value > 0.85
+    assert 0.2 < near.float().mean() < 1.0 and index[1500] == 7
+    torch.testing.assert_close(best[near], value[near], atol=1e-5, rtol=0)
+    assert (index == expected)[near].float().mean() > 0.999
+    assert not (best[~near] > 0.85).any()
