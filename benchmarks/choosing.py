@@ -1,0 +1,110 @@
+"""Does `gnnrec select` rank checkpoints as they turn out? Kendall's tau, target by target.
+
+    python benchmarks/choosing.py                   # all targets; pretrains ten checkpoints first
+    python benchmarks/choosing.py --target ml-100k  # one; may be repeated
+
+Candidates are channel blends, one a source and with or without text; none of a target's own log.
+`select` sees a tenth of the target's training interactions and hides parts of it; what is measured
+is NDCG@20 on the untouched test part after `final:1` on the same tenth, without the guard, which
+would put a fresh model in a candidate's place. Nothing is fitted to make the ranking, so no target
+has to be left out. A row a target and candidate goes to results/choosing.csv when all are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import report
+from scipy.stats import kendalltau
+
+from gnnrec.arms import popularity_arm, prepare, run_arm
+from gnnrec.checkpoint import Checkpoint
+from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
+from gnnrec.runs import pretrain_run
+from gnnrec.select import rank_checkpoints
+from gnnrec.sources import open_log
+from gnnrec.text import DEFAULT_TEXT_MODEL
+
+SOURCES = ("goodbooks-10k", "ml-1m", "online-retail", "movietweetings-100k", "ifdb")
+TARGETS = ("ml-latest-small", "ml-100k", "online-retail", "movietweetings-100k", "ifdb")
+FRACTION, N_SEEDS = 0.1, 2
+FOLDER = Path("runs/choosing")
+
+
+def pretrained(source: str, text: bool) -> Checkpoint:
+    """Pretrain a blend on one source; kept in runs/ so that all targets share it."""
+    folder = FOLDER / f"{source}.{'text' if text else 'graph'}"
+    if not folder.is_dir():
+        reads = {"text_dim": 384, "text_model": DEFAULT_TEXT_MODEL} if text else {}
+        model = ModelConfig.model_validate({"encoder": "channels"} | reads)
+        config = PretrainConfig(
+            model=model, keep_low=0.02, min_users=300, max_users=4_000, n_lessons=40
+        )
+        pretrain_run([open_log(source)], config, name=folder.name).save(folder)
+    return Checkpoint.load(folder)
+
+
+def rows_of(target: str) -> list[dict[str, Any]]:
+    """Rank the candidates for a target, and measure each of them on it."""
+    log = open_log(target)
+    candidates = [
+        pretrained(source, text) for source in SOURCES if source != target for text in (True, False)
+    ]
+    found: dict[str, list[list[float]]] = {c.name: [] for c in candidates}
+    popularity, seconds = [], []
+    for seed in range(N_SEEDS):
+        config = TransferConfig(
+            fraction=FRACTION, seed=seed, split_seed=seed, retrain="final:1", guard=False
+        )
+        prepared = prepare(log, DEFAULT_TEXT_MODEL, config, "cpu")
+        kept = np.sort(np.concatenate([prepared.split.train, prepared.split.validation]))
+        small = dataclasses.replace(log, interactions=log.interactions.select(kept))
+        ranked = rank_checkpoints(small, candidates)
+        seconds.append(ranked["seconds"]["total"] - ranked["seconds"]["features"])
+        told = {row["name"]: row["ndcg@20"] for row in ranked["candidates"]}
+        popularity.append(popularity_arm(prepared).results.metrics["ndcg@20"])
+        for candidate in candidates:
+            arm = run_arm(prepared, candidate, config)
+            found[candidate.name].append([told[candidate.name], arm.results.metrics["ndcg@20"]])
+            print(target, seed, candidate.name, found[candidate.name][-1], file=sys.stderr)
+    means = {name: np.mean(values, axis=0) for name, values in found.items()}
+    tau = kendalltau(*np.array(list(means.values())).T).statistic
+    return [
+        {
+            "target": target,
+            "candidate": name,
+            "fraction": FRACTION,
+            "n_seeds": N_SEEDS,
+            "select_ndcg@20": f"{values[0]:.5f}",
+            "measured_ndcg@20": f"{values[1]:.5f}",
+            "popularity_ndcg@20": f"{np.mean(popularity):.5f}",
+            "select_seconds": f"{np.mean(seconds):.1f}",
+            "kendall_tau": f"{tau:.3f}",
+        }
+        for name, values in means.items()
+    ]
+
+
+def main() -> None:
+    """Rank and measure on the asked targets; print the mean tau and its interval."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", action="append", choices=TARGETS, help="default: all")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_args()
+    targets = arguments.target or TARGETS
+    rows = [row for target in targets for row in rows_of(target)]
+    taus = np.array(list({row["target"]: float(row["kendall_tau"]) for row in rows}.values()))
+    rng = np.random.default_rng(0)
+    means = rng.choice(taus, (10_000, len(taus))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    print(f"mean tau {taus.mean():.3f} [{low:.3f}, {high:.3f}], targets resampled", file=sys.stderr)
+    report(rows, "choosing", arguments.json, write=set(targets) == set(TARGETS))
+
+
+if __name__ == "__main__":
+    main()
