@@ -111,7 +111,7 @@ class _Sum(torch.autograd.Function):
     ) -> Tensor:
         total = bias.expand(scores.shape[1], -1).clone()
         for place in present:
-            total.addcmul_(gates[:, place, None], scores[place].float().mul_(items[:, place]))
+            total.addcmul_(gates[:, place, None], scores[place] * items[:, place])
         ctx.save_for_backward(scores, gates, items)
         ctx.present = present
         return total
@@ -122,7 +122,7 @@ class _Sum(torch.autograd.Function):
         scores, gates, items = ctx.saved_tensors
         of_gates, of_items = torch.zeros_like(gates), torch.zeros_like(items)
         for place in ctx.present:
-            table = scores[place].float().mul_(grads[0])
+            table = scores[place] * grads[0]
             of_gates[:, place] = table @ items[:, place]
             of_items[:, place] = gates[:, place] @ table
         return None, None, of_gates, of_items, grads[0].sum(dim=0)

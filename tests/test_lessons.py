@@ -1,5 +1,7 @@
 """What a blend learns from: a lesson's scores, its loss, its gradient and the steps they make."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,12 @@ def test_user_ndcg_is_the_weighted_ndcg_of_the_dense_ranking():
     found = user_ndcg(model, [part, part.light()])
     np.testing.assert_allclose(found, np.tile(expected * part.weight, 2), rtol=1e-6)
     assert 0 < found.mean() < 1
+
+
+def test_scoring_leaves_a_lessons_scores_as_they_are():
+    model, part = blend_of(3), lesson(blend_of(3), episode_of(3), 0)
+    single = dataclasses.replace(part, scores=part.scores.float())
+    before = single.scores.clone()
+    ndcg_loss(model, single).backward()
+    assert torch.equal(single.scores, before)
+    assert torch.equal(ndcg_loss(model, single), ndcg_loss(model, part))
