@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gnnrec.bridge import Matched
 from gnnrec.features import GraphInput
-from gnnrec.filters import GraphFilter
+from gnnrec.filters import GraphFilter, unit
 from gnnrec.propagate import SparseOperator, to_torch_csr
 from gnnrec.scores import ScoreVectors, rows_of
 
@@ -103,8 +103,8 @@ class Channels:
         assert first is not None and third is not None
         assert start is not None and second is not None
         return [
-            _with_bias(_unit(first), _unit(start)),
-            _with_bias(_unit(first + 0.5 * third), _unit(start + second)),
+            _with_bias(unit(first), unit(start)),
+            _with_bias(unit(first + 0.5 * third), unit(start + second)),
         ]
 
     @staticmethod
@@ -115,6 +115,7 @@ class Channels:
         the plain ridge S = V h V^T with column j divided by 1 - S_jj, which needs no items x items
         matrix.
         """
+        # Not by `x.filtered`, which keeps the last one asked for: the filter's.
         spectrum = x.decompose(SparseOperator(x.graph.by_degree(0.0, 0.0), x.device))
         squares = spectrum.sigma.square()
         response = squares / (squares + _RIDGE * squares.max().clamp_min(1e-12))
@@ -212,7 +213,3 @@ def _with_bias(users: Tensor, items: Tensor) -> ScoreVectors:
     return ScoreVectors(
         torch.nn.functional.pad(users, pad, value=1.0), torch.nn.functional.pad(items, pad)
     )
-
-
-def _unit(rows: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(rows, dim=1)

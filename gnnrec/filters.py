@@ -76,7 +76,7 @@ class GraphFilter(nn.Module):
         response, slope = filter_response(sigma, 2.0 ** n["log2_ridge"], 2.0 ** n["log2_tail"])
         start = x.graph.by_degree(0.0, -n["row_exponent"])
         arriving = x.item_degrees.clamp_min(1.0) ** n["output_exponent"] * connected
-        items = torch.cat([directions * arriving[:, None], _unit(directions)], dim=1)
+        items = torch.cat([directions * arriving[:, None], unit(directions)], dim=1)
         popularity = _TIES * torch.log1p(x.item_degrees)
 
         def scores(rows: sp.csr_array, cosine: float) -> ScoreVectors:
@@ -84,7 +84,7 @@ class GraphFilter(nn.Module):
             length = torch.from_numpy(np.sqrt((rows * rows).sum(axis=1))).to(x.device)
             parts = [
                 coordinates * response,
-                cosine * length[:, None] * _unit(coordinates * sigma.sqrt()),
+                cosine * length[:, None] * unit(coordinates * sigma.sqrt()),
                 torch.ones_like(length)[:, None],
             ]
             walk = Walk(rows, operator, slope * arriving)
@@ -160,7 +160,8 @@ def filter_response(sigma: Tensor, ridge: float, tail: float) -> tuple[Tensor, f
     return torch.where(squares > 0, squares / (squares + scale), 0.0) - slope * squares, slope
 
 
-def _unit(rows: Tensor) -> Tensor:
+def unit(rows: Tensor) -> Tensor:
+    """Scale rows to length one; zero rows stay zero."""
     return torch.nn.functional.normalize(rows, dim=1)
 
 

@@ -96,8 +96,8 @@ class Lesson:
 class _Sum(torch.autograd.Function):
     """bias_i + sum over channels c of gates[u, c] items[i, c] scores[c, u, i].
 
-    Put together from torch's own operations this is three times as slow and was most of a fit: a
-    table of scores is read twice a channel here, and no product is kept for the way back.
+    Most of a fit, put together from torch's own operations: here a table of scores is read twice a
+    channel, and no product is kept for the way back.
     """
 
     @staticmethod
