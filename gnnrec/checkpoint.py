@@ -14,13 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gnnrec.blend import ChannelBlend
 from gnnrec.config import ModelConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.features import GraphInput
-from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
-from gnnrec.model import Model, build_model
+from gnnrec.model import Transferable, build_model
 from gnnrec.storage import read_json, verify, whole_folder, write_json
 
 FORMAT = 1
@@ -45,9 +43,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     training: dict[str, Any] = field(default_factory=dict)
 
-    def model(
-        self, n_target_items: int | None = None, *, pretrained: bool = True
-    ) -> Model | GraphFilter | ChannelBlend:
+    def model(self, n_target_items: int | None = None, *, pretrained: bool = True) -> Transferable:
         """Build the model; fresh parameters come from torch's global generator."""
         config = self.config
         if not pretrained:  # a source's item table is not of the architecture

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_N_BINARY = 4.0  # negatives a positive
+
 
 class _LogSumExp(torch.autograd.Function):
     """log(exp(positive) + sum of exp(negative) where not known), row by row.
@@ -58,6 +60,24 @@ def softmax_loss(positive: Tensor, negative: Tensor, known: Tensor, n_items: int
     relative = positive - shift  # instead of every negative + shift
     total: Tensor = _LogSumExp.apply(relative, negative, known)  # type: ignore[no-untyped-call]
     return (total - relative).mean()
+
+
+def binary_loss(positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:
+    """Binary cross-entropy of interactions against sampled non-interactions, four to one.
+
+    Args:
+        positive: (batch,) logits.
+        negative: (batch, n_negatives) logits.
+        known: (batch, n_negatives) bool, pairs to leave out.
+
+    Returns:
+        -log sigmoid(positive), and four times the mean of -log(1 - sigmoid(negative)): what four
+        negatives drawn for each positive give on average. Scalar mean over the batch. Source: He
+        et al. 2017, equation 7 and section 4.1.
+    """
+    softplus = torch.nn.functional.softplus
+    others = (softplus(negative) * ~known).sum(dim=1) / (~known).sum(dim=1).clamp_min(1)
+    return (softplus(-positive) + _N_BINARY * others).mean()
 
 
 def bpr_loss(positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gnnrec.blend import ChannelBlend
-from gnnrec.config import ModelConfig, Retrain
+from gnnrec.config import ModelConfig
 from gnnrec.encoders import build_encoder
 from gnnrec.encoders.base import Block
 from gnnrec.errors import ConfigError
@@ -22,24 +22,13 @@ from gnnrec.heads import (
     TextChannel,
     standardise,
 )
+from gnnrec.ncf import NCF, NeuMF
 from gnnrec.neighbours import Blocks
+from gnnrec.retrain import Retrainable
 from gnnrec.scores import ScoreVectors
 
-# Popularity, and how far a channel may outweigh it, mean something else in every domain: carried
-# over from one source they did harm on far targets, so they start afresh.
-_NEW_ON_TARGET = ("bias.", "calibration.", "residual.")
-_CALIBRATING = (
-    "calibration.",
-    "spectral.",
-    "text.",
-    "bias.slope",
-    "bias.log_prior",
-    "encoder.layer_weights.",
-)
-_HEADS = ("user_head.", "item_head.", "bias.", "calibration.", "residual.")
 
-
-class Model(nn.Module):
+class Model(Retrainable):
     """score(u, i) = sum over channels c of g_c(u) <p_c(u) - mean p_c, q_c(i)> + b_i.
 
     Channels: the encoder's vectors through the embedding heads (plus residual ids on a target),
@@ -49,6 +38,21 @@ class Model(nn.Module):
         config: The architecture.
         n_target_items: Size of the residual id table; None for a model without one.
     """
+
+    # Popularity, and how far a channel may outweigh it, mean something else in every domain:
+    # carried over from one source they did harm on far targets, so they start afresh.
+    new_on_target = ("bias.", "calibration.", "residual.")
+    head_names = ("user_head.", "item_head.", "bias.", "calibration.", "residual.")
+    final_names = ("spectral.", "text.")  # the response is the last layer of the spectral channel
+    calibrating_names = (
+        "calibration.",
+        "spectral.",
+        "text.",
+        "bias.slope",
+        "bias.log_prior",
+        "encoder.layer_weights.",
+    )
+    id_names = ("residual.items",)
 
     def __init__(self, config: ModelConfig, n_target_items: int | None = None) -> None:
         super().__init__()
@@ -135,63 +139,24 @@ class Model(nn.Module):
             self.user_head(block.mean_user),
         )
 
-    def trained_parameters(self, retrain: Retrain, n_layers: int = 0) -> list[str]:
-        """Names of the parameters that a retraining mode trains, in a stable order.
+    def n_retrained_layers(self) -> int:
+        """The encoder's message-passing layers."""
+        return self.encoder.n_layers
 
-        heads: embedding heads, item bias, score calibration, residual ids. final: those, the last
-        n_layers message-passing layers, and the spectral response, which is the last layer of the
-        spectral channel. full and scratch: everything. The input projection stays frozen in heads
-        and final.
+    def layer_parameters(self, layer: int) -> list[str]:
+        """Those of a message-passing layer."""
+        return [f"encoder.{name}" for name in self.encoder.layer_parameters(layer)]
 
-        Raises:
-            ConfigError: More final layers than the encoder has.
-        """
-        names = [name for name, _ in self.named_parameters()]
-        if retrain == "zero-shot":
-            return []
-        if retrain in ("full", "scratch"):
-            return names
-        chosen = {name for name in names if name.startswith(_HEADS)}
-        if retrain == "final":
-            total = self.encoder.n_layers
-            if n_layers > total:
-                raise ConfigError(
-                    f"--retrain final:{n_layers}: the encoder has {total} layers; expected "
-                    f"final:1 to final:{total}"
-                )
-            chosen |= {name for name in names if name.startswith(("spectral.", "text."))}
-            for layer in range(total - n_layers + 1, total + 1):
-                chosen |= {f"encoder.{name}" for name in self.encoder.layer_parameters(layer)}
-        return [name for name in names if name in chosen]
-
-    @staticmethod
-    def calibrating(names: list[str]) -> list[str]:
-        """Return those of the named parameters that are a handful of numbers on every score."""
-        return [name for name in names if name.startswith(_CALIBRATING)]
-
-    def load_pretrained(self, state: dict[str, Tensor]) -> None:
-        """Take a source model's parameters except those that are new on every target."""
-        carried = {k: v for k, v in state.items() if not k.startswith(_NEW_ON_TARGET)}
-        missing, unexpected = self.load_state_dict(carried, strict=False)
-        assert not unexpected and all(k.startswith(_NEW_ON_TARGET) for k in missing)
-
-    def count_parameters(self, trained: list[str] | None = None) -> dict[str, int]:
-        """Count parameters: total and trained without id tables and biases, which stand apart."""
-        sizes = {name: p.numel() for name, p in self.named_parameters()}
-        ids = {name for name in sizes if name.startswith("residual.items")}
-        biases = {name for name in sizes if name.startswith("bias.")}
-        chosen = (set(sizes) if trained is None else set(trained)) - ids - biases
-        return {
-            "total": sum(n for name, n in sizes.items() if name not in ids | biases),
-            "trained": sum(sizes[name] for name in chosen),
-            "id_tables": sum(sizes[name] for name in ids),
-            "biases": sum(sizes[name] for name in biases),
-        }
+    @property
+    def n_residual(self) -> int | None:
+        """Rows of the residual id table; None without one."""
+        return None if self.residual is None else len(self.residual.items)
 
 
-def build_model(
-    config: ModelConfig, n_target_items: int | None = None
-) -> Model | GraphFilter | ChannelBlend:
+Transferable = Model | GraphFilter | ChannelBlend | NeuMF
+
+
+def build_model(config: ModelConfig, n_target_items: int | None = None) -> Transferable:
     """Return the configured model with fresh parameters (torch's global generator).
 
     Args:
@@ -202,4 +167,6 @@ def build_model(
         return GraphFilter(config)
     if config.encoder == "channels":
         return ChannelBlend(config)
+    if config.encoder in NCF:
+        return NeuMF(config, n_target_items)
     return Model(config, n_target_items)

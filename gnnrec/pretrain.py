@@ -12,14 +12,16 @@ from tqdm import tqdm
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.calibrate import pretrain_blend
-from gnnrec.config import PretrainConfig
+from gnnrec.config import PretrainConfig, TrainConfig
 from gnnrec.device import derive_seed, numpy_generator
 from gnnrec.episodes import MIN_EDGES, Source, sample_episode
-from gnnrec.errors import DataError
+from gnnrec.errors import ConfigError, DataError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
-from gnnrec.model import Model, build_model
+from gnnrec.model import Transferable, build_model
+from gnnrec.ncf import NCF, NeuMF
+from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
 from gnnrec.split import carve_validation
@@ -34,7 +36,7 @@ def pretrain(
     *,
     device: torch.device | str = "cpu",
     log: Path | None = None,
-) -> tuple[Model | GraphFilter | ChannelBlend, TrainResult]:
+) -> tuple[Transferable, TrainResult]:
     """Train a model on random sub-graphs of the sources, whose supervised edges are hidden.
 
     A target is usually smaller and sparser than a source, so the model meets graphs of many sizes
@@ -43,6 +45,7 @@ def pretrain(
 
     Raises:
         DataError: A source has fewer than 50 interactions.
+        ConfigError: The encoder has nothing that could be carried to another graph.
     """
     for source in sources:
         if len(source.users) < MIN_EDGES:
@@ -50,6 +53,11 @@ def pretrain(
                 f"source {source.name}: found {len(source.users)} interactions, expected at least "
                 f"{MIN_EDGES} to pretrain on"
             )
+    if config.model.encoder in NCF and not config.model.text_dim:
+        raise ConfigError(
+            f"{config.model.encoder} without text has only ids to make embeddings from, which no "
+            "other graph shares: leave out --no-text, or pretrain another encoder"
+        )
     torch.manual_seed(derive_seed(config.seed, "model"))
     model = build_model(config.model).to(device)
     if isinstance(model, GraphFilter):
@@ -70,17 +78,48 @@ def pretrain(
     def training(number: int) -> Episode:
         return episode("training", number)
 
-    result = fit(
-        model,
-        lambda step: training(step // config.steps_per_episode),
-        model.trained_parameters("full"),
-        _mean_loss(validation),
-        config.train,
-        numpy_generator(config.seed, "batches"),
-        log=log,
-        label="pretraining",
-        decay_learning_rate=True,
-    )
+    def fitted(part: Retrainable, settings: TrainConfig, label: str) -> TrainResult:
+        return fit(
+            part,
+            lambda step: training(step // config.steps_per_episode),
+            part.trained_parameters("full"),
+            _mean_loss(validation),
+            settings,
+            numpy_generator(config.seed, "batches"),
+            log=log,
+            label=label,
+            decay_learning_rate=True,
+        )
+
+    if isinstance(model, NeuMF) and config.model.encoder == "neumf":
+        return _pretrain_neumf(model, config, fitted)
+    return model.eval(), fitted(model, config.train, "pretraining")
+
+
+def _pretrain_neumf(
+    model: NeuMF,
+    config: PretrainConfig,
+    fitted: Callable[[Retrainable, TrainConfig, str], TrainResult],
+) -> tuple[NeuMF, TrainResult]:
+    """Train a product and a tower alone, then both together from there.
+
+    He et al. 2017, section 3.4.1. Each of the three takes a third of the steps, so that the whole
+    has the budget of any other model.
+    """
+    third = -(-config.train.max_steps // 3)
+    settings = config.train.model_copy(update={"max_steps": third})
+    device = next(model.parameters()).device
+    parts, results = {}, []
+    for name in ("gmf", "mlp"):
+        part = build_model(config.model.model_copy(update={"encoder": name})).to(device)
+        assert isinstance(part, NeuMF)
+        results.append(fitted(part, settings, f"pretraining {name}"))
+        parts[name] = part
+    model.take(parts)
+    result = fitted(model, settings, "pretraining")
+    result.history = [record for r in (*results, result) for record in r.history]
+    result.steps += sum(r.steps for r in results)
+    result.seconds += sum(r.seconds for r in results)
     return model.eval(), result
 
 
@@ -108,8 +147,8 @@ def _pretrain_filter(
     return model.eval(), result
 
 
-def _mean_loss(episodes: list[Episode]) -> Callable[[Model], float]:
-    def evaluate(model: Model) -> float:
+def _mean_loss(episodes: list[Episode]) -> Callable[[Retrainable], float]:
+    def evaluate(model: Retrainable) -> float:
         return float(np.mean([held_out_loss(model, e, max_edges=2000) for e in episodes]))
 
     return evaluate

@@ -20,7 +20,7 @@ from gnnrec.errors import ConfigError, DataError
 from gnnrec.filters import GraphFilter
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.items import ItemTable
-from gnnrec.model import Model
+from gnnrec.model import Transferable
 from gnnrec.rank import top_k
 from gnnrec.scores import ScoreVectors, rows_of
 from gnnrec.split import carve_validation
@@ -53,7 +53,7 @@ class Recommender:
         self.device = resolve_device(device)
         self.record: dict[str, Any] = {}
         self._catalogue: Catalogue | None = None
-        self._model: Model | GraphFilter | ChannelBlend | None = None
+        self._model: Transferable | None = None
         self._vectors: ScoreVectors | None = None
         self._seen: sp.csr_array | None = None
 
@@ -141,7 +141,7 @@ class Recommender:
         self._serve(catalogue, adapted.model)
         return adapted
 
-    def _serve(self, catalogue: Catalogue, model: Model | GraphFilter | ChannelBlend) -> None:
+    def _serve(self, catalogue: Catalogue, model: Transferable) -> None:
         x = catalogue.target().graph_input(
             rank=self.checkpoint.config.spectral_rank, device=self.device
         )
@@ -289,7 +289,7 @@ class Recommender:
         if (codes < 0).any():
             missing = raw[int((codes < 0).argmax())]
             raise DataError(f"similar_items: item {missing!r} is not in the catalogue")
-        unit = torch.nn.functional.normalize(self.vectors.items[:, :-1], dim=1)
+        unit = torch.nn.functional.normalize(self.vectors.item_vectors, dim=1)
         own = sp.csr_array(
             (np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)),
             shape=(len(codes), log.n_items),
@@ -324,7 +324,7 @@ class Recommender:
         return self._fitted()
 
     @property
-    def model(self) -> Model | GraphFilter | ChannelBlend:
+    def model(self) -> Transferable:
         """The adapted model."""
         self._fitted()
         assert self._model is not None
@@ -361,9 +361,7 @@ class Recommender:
 
         return load_recommender(cls, folder, device)
 
-    def restore(
-        self, catalogue: Catalogue, model: Model | GraphFilter | ChannelBlend, vectors: ScoreVectors
-    ) -> None:
+    def restore(self, catalogue: Catalogue, model: Transferable, vectors: ScoreVectors) -> None:
         """Put saved parts in place without computing anything."""
         self._catalogue, self._model, self._vectors = catalogue, model.eval(), vectors
         log = catalogue.log

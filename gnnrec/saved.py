@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
@@ -19,9 +20,11 @@ from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
 from gnnrec.interactions import Columns, Interactions
-from gnnrec.model import Model, build_model
+from gnnrec.model import Transferable, build_model
+from gnnrec.ncf import NeuMF
 from gnnrec.scores import ScoreVectors
 from gnnrec.storage import read_json, verify, whole_folder, write_json
+from gnnrec.tower import TowerScores
 
 if TYPE_CHECKING:
     from gnnrec.recommender import Recommender
@@ -53,6 +56,8 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
         tensors = {"users": recommender.vectors.users, "items": recommender.vectors.items}
         if recommender.vectors.walk is not None:
             tensors["walk_out"] = recommender.vectors.walk.out
+        if isinstance(recommender.vectors.part, TowerScores):
+            tensors |= recommender.vectors.part.tables()
         if catalogue.text is not None:
             tensors["text"] = torch.from_numpy(np.ascontiguousarray(catalogue.text))
         save_file({k: v.contiguous() for k, v in tensors.items()}, work / "vectors.safetensors")
@@ -133,11 +138,7 @@ def load_recommender(
     tensors = read_tensors(folder / "vectors.safetensors")
     width = tensors["items"].shape[1:] if "items" in tensors else None
     for name, count in (("users", log.n_users), ("items", log.n_items)):
-        found = tensors.get(name)
-        if found is None or found.ndim != 2 or (len(found), found.shape[1:]) != (count, width):
-            raise CheckpointError(f"{folder}: vectors.safetensors does not hold {count} {name}")
-        if found.dtype != torch.float32 or not torch.isfinite(found).all():
-            raise CheckpointError(f"{folder}: vectors.safetensors: {name} are not finite float32")
+        _check_table(tensors.get(name), name, count, width, folder)
     walk = None
     if isinstance(model, (GraphFilter, ChannelBlend)):
         out = tensors.get("walk_out", torch.empty(0))
@@ -145,6 +146,12 @@ def load_recommender(
             raise CheckpointError(f"{folder}: vectors.safetensors does not hold a walk's weights")
         graph = BipartiteGraph(log.users, log.items, log.n_users, log.n_items)
         walk = model.walk(graph, out, tensors["users"])
+    part = None
+    if isinstance(model, NeuMF) and model.tower is not None:
+        for name, count, extra in (("users", log.n_users, 1), ("items", log.n_items, 0)):
+            name, shape = f"tower_{name}", torch.Size([model.tower.item.out_features + extra])
+            _check_table(tensors.get(name), name, count, shape, folder)
+        part = model.tower_scores(tensors["tower_users"], tensors["tower_items"])
     text = tensors["text"].numpy() if "text" in tensors else None
     checkpoint = Checkpoint(
         str(about.get("source")),
@@ -157,15 +164,22 @@ def load_recommender(
     recommender.restore(
         Catalogue(log, titles, text),
         model.to(recommender.device),
-        ScoreVectors(tensors["users"], tensors["items"], walk),
+        ScoreVectors(tensors["users"], tensors["items"], walk, part),
     )
     return recommender
 
 
-def _n_residual(model: Model | GraphFilter | ChannelBlend) -> int | None:
-    if isinstance(model, (GraphFilter, ChannelBlend)) or model.residual is None:
-        return None
-    return len(model.residual.items)
+def _check_table(
+    table: Tensor | None, name: str, count: int, width: torch.Size | None, folder: Path
+) -> None:
+    if table is None or table.ndim != 2 or (len(table), table.shape[1:]) != (count, width):
+        raise CheckpointError(f"{folder}: vectors.safetensors does not hold {count} {name}")
+    if table.dtype != torch.float32 or not torch.isfinite(table).all():
+        raise CheckpointError(f"{folder}: vectors.safetensors: {name} are not finite float32")
+
+
+def _n_residual(model: Transferable) -> int | None:
+    return None if isinstance(model, (GraphFilter, ChannelBlend)) else model.n_residual
 
 
 def _check_codes(log: Interactions) -> None:

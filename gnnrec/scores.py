@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
@@ -47,6 +47,22 @@ class FullRank(Protocol):
 
     def cpu(self) -> Self:
         """Return the same part on the processor."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(FullRank, Protocol):
+    """A part of full rank that a model is trained through; `items` has a row per item."""
+
+    users: Tensor
+    items: Tensor
+
+    def pairs(self, items: Tensor) -> Tensor:
+        """Return (n,) scores of each user with the item of the same place: (n,) int64 codes."""
+        ...
+
+    def table(self, items: Tensor) -> Tensor:
+        """Return (n, m) scores of each user with each of m items: (m,) int64 codes."""
         ...
 
 
@@ -160,6 +176,14 @@ class ScoreVectors:
         walk = self.walk and self.walk.of(users)
         part = self.part and self.part.of(users)
         return ScoreVectors(rows, self.items, walk, part)
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """What is known of each item but its bias, (n_items, d): near rows are alike."""
+        rows = self.items[:, :-1]
+        if isinstance(self.part, Differentiable):
+            rows = torch.cat([rows, self.part.items], dim=1)
+        return rows
 
     def cpu(self) -> ScoreVectors:
         """Return the same scores on the processor."""

@@ -19,10 +19,9 @@ from gnnrec.console import text_table
 from gnnrec.device import numpy_generator, resolve_device
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.features import GraphInput
-from gnnrec.filters import GraphFilter
 from gnnrec.lessons import Lesson, user_ndcg
 from gnnrec.metrics import per_user_metrics
-from gnnrec.model import Model
+from gnnrec.model import Transferable
 from gnnrec.scores import ScoreVectors
 from gnnrec.sources import Log
 from gnnrec.split import split_per_user
@@ -42,7 +41,7 @@ class _Candidate:
     """A checkpoint, its model, and the sum of each user's NDCG@20 over the seeds."""
 
     checkpoint: Checkpoint
-    model: Model | GraphFilter | ChannelBlend
+    model: Transferable
     reached: np.ndarray
 
 
@@ -192,7 +191,7 @@ def _grouped(
     return candidates, groups
 
 
-def _shared(model: Model | GraphFilter | ChannelBlend) -> bytes | None:
+def _shared(model: Transferable) -> bytes | None:
     """What a blend's channels depend on beside the graph; None where they are its own."""
     if not isinstance(model, ChannelBlend) or len(model.bridges):
         return None

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from gnnrec.config import TrainConfig, check_fan_out
 from gnnrec.errors import GnnrecError
-from gnnrec.losses import bpr_loss, softmax_loss
-from gnnrec.model import Model
+from gnnrec.losses import binary_loss, bpr_loss, softmax_loss
+from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Batch, Episode, collisions
+from gnnrec.scores import Differentiable
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -43,7 +44,7 @@ class TrainResult:
         }
 
 
-def batch_loss(model: Model, episode: Episode, batch: Batch, config: TrainConfig) -> Tensor:
+def batch_loss(model: Retrainable, episode: Episode, batch: Batch, config: TrainConfig) -> Tensor:
     """Loss of one batch on an episode: vectors from the visible graph, then scores.
 
     Rows are taken with index_select, whose backward is a multi-threaded index_add. Only the
@@ -57,17 +58,22 @@ def batch_loss(model: Model, episode: Episode, batch: Batch, config: TrainConfig
     positives, negatives = items.split([len(batch.items), len(batch.negatives)])
     positive = (users * positives).sum(dim=1)
     negative = users @ negatives.T
+    if isinstance(vectors.part, Differentiable):
+        positive = positive + vectors.part.pairs(batch.items)
+        negative = negative + vectors.part.table(batch.negatives)
     if config.loss == "bpr":
         return bpr_loss(positive, negative, batch.known)
+    if config.loss == "binary":
+        return binary_loss(positive, negative, batch.known)
     n_items = episode.input.graph.n_items
     return softmax_loss(positive, negative, batch.known, n_items)
 
 
 def fit(
-    model: Model,
+    model: Retrainable,
     episode_of: Callable[[int], Episode],
     trained: list[str],
-    evaluate: Callable[[Model], float] | None,
+    evaluate: Callable[[Retrainable], float] | None,
     config: TrainConfig,
     rng: np.random.Generator,
     *,
@@ -203,7 +209,7 @@ def optimise(
 
 
 def held_out_loss(
-    model: Model, episode: Episode, *, max_edges: int = 4000, chunk: int = 512
+    model: Retrainable, episode: Episode, *, max_edges: int = 4000, chunk: int = 512
 ) -> float:
     """Mean -log softmax over the whole catalogue of an episode's hidden edges.
 
@@ -222,7 +228,7 @@ def held_out_loss(
         user_index = torch.from_numpy(users).to(episode.input.device)
         item_index = torch.from_numpy(items).to(episode.input.device)
         vectors = model(episode.input, user_index)
-        scores = vectors.users @ vectors.items.T
+        scores = vectors.rows(0, len(users))
         positive = scores.gather(1, item_index[:, None])[:, 0]
         others = scores.masked_fill(known, -torch.inf)
         losses = torch.logsumexp(torch.cat([positive[:, None], others], 1), 1) - positive

@@ -21,7 +21,8 @@ from gnnrec.device import derive_seed, numpy_generator
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
-from gnnrec.model import Model
+from gnnrec.model import Transferable
+from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode, folds
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
 from gnnrec.train import TrainResult, fit, held_out_loss
@@ -69,7 +70,7 @@ class Adapted:
         choice: What a guard kept, transferred or scratch; empty without one.
     """
 
-    model: Model | GraphFilter | ChannelBlend
+    model: Transferable
     trained: list[str]
     stages: tuple[TrainResult, ...] = ()
     choice: str = ""
@@ -90,7 +91,7 @@ class Adapted:
         return sum(stage.seconds for stage in self.stages)
 
     def count_parameters(self) -> dict[str, int]:
-        """See `Model.count_parameters`; nothing counts as trained where no step was made."""
+        """See `Retrainable.count_parameters`; nothing counts as trained where no step was made."""
         return self.model.count_parameters(self.trained if self.steps else [])
 
 
@@ -126,7 +127,7 @@ def adapt(
 
     Returns:
         The adapted model. Parameters that are not in `trained` have the checkpoint's bits, but for
-        those that are new on a target (`Model.load_pretrained`).
+        those that are new on a target (`Retrainable.load_pretrained`).
     """
     retrain, n_layers = parse_retrain(config.retrain)
     torch.manual_seed(derive_seed(config.seed, "model"))
@@ -162,7 +163,7 @@ def adapt(
     nothing = fixed_steps is not None and not any(fixed_steps)
     if not trained or not episodes or not can_choose or nothing:
         return Adapted(model.eval(), trained)
-    evaluate: Callable[[Model], float] | None = None
+    evaluate: Callable[[Retrainable], float] | None = None
     if fixed_steps is None:
         visible = target.graph_input(train, rank=rank, device=device)
         # Shuffled: where there are many, the loss is taken on the first few thousand.
@@ -171,7 +172,7 @@ def adapt(
         evaluate = functools.partial(held_out_loss, episode=held_out)
     stages = []
     for number, (settings, names) in enumerate(
-        ((config.calibrate, Model.calibrating(trained)), (config.train, trained))
+        ((config.calibrate, type(model).calibrating(trained)), (config.train, trained))
     ):
         if fixed_steps is not None:
             if fixed_steps[number] == 0:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gnnrec.config import ModelConfig, PretrainConfig, TrainConfig
 from gnnrec.episodes import Source, _thinning, sample_episode
-from gnnrec.errors import DataError
+from gnnrec.errors import ConfigError, DataError
 from gnnrec.pretrain import pretrain
 
 
@@ -250,8 +250,15 @@ def test_a_tiny_source_is_refused(n):
         pretrain([source, tiny], config())
 
 
-@pytest.mark.parametrize(("encoder", "text_dim"), [("lightgcn", 6), ("graphsage", 6),
-                                                   ("lightgcn", 0)])  # fmt: skip
+def test_collaborative_filtering_without_text_has_nothing_to_carry():
+    with pytest.raises(ConfigError, match="neumf without text has only ids"):
+        pretrain([block_log(text=False)], config("neumf", 0))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "text_dim"),
+    [*((name, 6) for name in ("lightgcn", "graphsage", "gmf", "mlp", "neumf")), ("lightgcn", 0)],
+)
 def test_pretraining_lowers_the_validation_loss(encoder, text_dim, tmp_path):
     source = block_log(text=bool(text_dim))
     model, result = pretrain([source], config(encoder, text_dim), log=tmp_path / "pretrain.jsonl")

@@ -1,0 +1,220 @@
+"""Neural collaborative filtering (He et al. 2017) whose embeddings can be made on any graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gnnrec.config import ModelConfig
+from gnnrec.errors import ConfigError
+from gnnrec.features import GraphInput
+from gnnrec.filters import unit
+from gnnrec.heads import ItemBias
+from gnnrec.retrain import Retrainable
+from gnnrec.scores import ScoreVectors
+from gnnrec.tower import Tower, TowerScores
+
+NCF = ("gmf", "mlp", "neumf")
+_START = 4.0  # of a cosine of texts against popularity's logits
+_PRODUCT = 4  # width of the product's embeddings against the tower's
+_SMALL = 0.01  # He et al. 2017, section 4.1: the spread of fresh embeddings
+
+
+class EmbeddingHeads(nn.Module):
+    """p_u and q_i from what is known of the nodes: texts, and on a target the items' own ids.
+
+    p_u = W (text of u's items) + mean over u's items of a_i; q_i = W' (text of i) + b_i. The texts
+    are those of LightGCN layers 1 and 3 (users) and 0 and 2 (items), as unit vectors; a and b are
+    the residual ids. Users come through the graph, so that one who arrives later has a vector too.
+
+    Args:
+        text_dim: Length of the text vectors; 0 without.
+        width: Of an embedding.
+    """
+
+    def __init__(self, text_dim: int, width: int) -> None:
+        super().__init__()
+        self.user = nn.Linear(text_dim, width, bias=False) if text_dim else None
+        self.item = nn.Linear(text_dim, width, bias=False) if text_dim else None
+        if self.user is not None and self.item is not None:
+            # The same on both sides: their product starts as the texts' own.
+            nn.init.orthogonal_(self.user.weight)
+            self.item.weight.data.copy_(self.user.weight.data)
+
+    def forward(
+        self, texts: tuple[Tensor, Tensor] | None, ids: tuple[Tensor, Tensor]
+    ) -> list[Tensor]:
+        """Return the user and the item embeddings, (n, width) and (n_items, width).
+
+        Args:
+            texts: Unit vectors of users and items, or None.
+            ids: What the residual ids add to either.
+        """
+        if texts is None or self.user is None or self.item is None:
+            return list(ids)
+        return [self.user(texts[0]) + ids[0], self.item(texts[1]) + ids[1]]
+
+
+class ItemIds(nn.Module):
+    """Two free vectors per target item: one stands for it among a user's, one as a candidate."""
+
+    def __init__(self, n_items: int, width: int) -> None:
+        super().__init__()
+        self.of_users = nn.Parameter(_SMALL * torch.randn(n_items, width))
+        self.of_items = nn.Parameter(_SMALL * torch.randn(n_items, width))
+
+    def forward(self, x: GraphInput) -> tuple[Tensor, Tensor]:
+        """Return (n_users, width) and (n_items, width); items beyond the table are zero."""
+        pad = (0, 0, 0, x.graph.n_items - len(self.of_items))
+        mine, theirs = (nn.functional.pad(t, pad) for t in (self.of_users, self.of_items))
+        return x.user_mean(mine), theirs
+
+
+class NeuMF(Retrainable):
+    """score(u, i) = known_u s h . [p * q; phi([p'; q'])] + b_i.
+
+    He et al. 2017: the product is generalised matrix factorisation (GMF, equation 9), phi a tower
+    of ReLU layers (MLP, equation 10), h the fusion of both (NeuMF, equation 12); each has its own
+    embeddings. `config.encoder` is gmf, mlp or neumf. Three things make it transferable: the
+    embeddings come from heads (`EmbeddingHeads`) and not from tables of users and items; the item
+    bias b is popularity with a learned prior count, and with b = 0, s = 1 the score is the paper's
+    logit; a user without interactions gets the bias alone.
+
+    Args:
+        config: dim is the width of the tower's last layer (the paper's predictive factors),
+            n_layers its hidden layers. The tower's embeddings are dim 2^(n_layers - 1) wide, those
+            of the product, which cost a pair little, four times that.
+        n_target_items: Size of the residual id tables; None for a model without them.
+
+    Cost: an inner product a pair for GMF; for MLP also the tower's products but the first.
+    """
+
+    new_on_target = ("bias.", "residual.")
+    head_names = ("heads.", "bias.", "log_scale", "residual.")
+    final_names = ("fusion.",)
+    calibrating_names = ("bias.", "log_scale")
+    id_names = ("residual.",)
+
+    def __init__(self, config: ModelConfig, n_target_items: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        tower = config.dim * 2 ** (config.n_layers - 1)
+        self.widths = {"gmf": _PRODUCT * tower, "mlp": tower}
+        parts = {"gmf": ("gmf",), "mlp": ("mlp",), "neumf": ("gmf", "mlp")}[config.encoder]
+        self.heads = nn.ModuleDict(
+            {p: EmbeddingHeads(config.text_dim, self.widths[p]) for p in parts}
+        )
+        self.tower = Tower(tower, config.n_layers) if "mlp" in parts else None
+        sizes = {"gmf": self.widths["gmf"], "mlp": config.dim}
+        self.fusion = nn.ParameterDict(
+            {
+                p: nn.Parameter(torch.ones(sizes[p]) if p == "gmf" else _fresh(sizes[p]))
+                for p in parts
+            }
+        )
+        self.log_scale = nn.Parameter(torch.tensor(_START).log())
+        self.bias = ItemBias(0)
+        self.residual = (
+            nn.ModuleDict({part: ItemIds(n_target_items, self.widths[part]) for part in parts})
+            if n_target_items is not None
+            else None
+        )
+
+    def forward(
+        self, x: GraphInput, users: Tensor | None = None, blocks: None = None
+    ) -> ScoreVectors:
+        """Return the scores of the given users (all by default); see `Model.forward`."""
+        if x.text is not None and self.config.text_dim not in (0, x.text.shape[1]):
+            raise ConfigError(
+                f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
+            )
+        wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
+        known = (x.user_degrees.index_select(0, wanted) > 0).float()[:, None]
+        scale = self.log_scale.exp()
+        texts = self._texts(x, wanted)
+        nobody = x.item_degrees.new_zeros(len(wanted), 0)
+        user_parts, item_parts, part = (
+            [nobody],
+            [x.item_degrees.new_zeros(x.graph.n_items, 0)],
+            None,
+        )
+        for name, heads in self.heads.items():
+            ids = self._ids(x, name, wanted)
+            p, q = heads(texts, ids)
+            if name == "gmf":
+                user_parts.append(p * self.fusion[name] * scale * known)
+                item_parts.append(q)
+            else:
+                assert self.tower is not None
+                mine = torch.cat([self.tower.user(p), known], dim=1)
+                part = self.tower_scores(mine, self.tower.item(q))
+        user_parts.append(torch.ones_like(known))
+        item_parts.append(self.bias(x)[:, None])
+        return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), part=part)
+
+    def tower_scores(self, users: Tensor, items: Tensor) -> TowerScores:
+        """Return the tower's part of the scores from the tables of its first layer."""
+        assert self.tower is not None
+        return TowerScores(users, items, self.tower, self.fusion["mlp"] * self.log_scale.exp())
+
+    def _texts(self, x: GraphInput, users: Tensor) -> tuple[Tensor, Tensor] | None:
+        if x.text is None or not self.config.text_dim:
+            return None
+
+        def make() -> tuple[Tensor, Tensor]:
+            tables = x.propagated_text(3)
+            first, third, start, second = tables[0][1], tables[0][3], tables[1][0], tables[1][2]
+            assert first is not None and third is not None
+            assert start is not None and second is not None
+            return unit(first + third), unit(start + second)
+
+        if "ncf texts" not in x.kept:
+            x.kept["ncf texts"] = make()
+        both: tuple[Tensor, Tensor] = x.kept["ncf texts"]
+        return both[0].index_select(0, users), both[1]
+
+    def _ids(self, x: GraphInput, part: str, users: Tensor) -> tuple[Tensor, Tensor]:
+        if self.residual is None:
+            width = self.widths[part]
+            return (
+                x.item_degrees.new_zeros(len(users), width),
+                x.item_degrees.new_zeros(x.graph.n_items, width),
+            )
+        mine, theirs = self.residual[part](x)
+        return mine.index_select(0, users), theirs
+
+    def take(self, parts: dict[str, NeuMF], share: float = 0.5) -> None:
+        """Start from a trained GMF and a trained MLP, the fusion weighed by `share` of GMF.
+
+        He et al. 2017, equation 13.
+        """
+        weights = {"gmf": share, "mlp": 1.0 - share}
+        with torch.no_grad():
+            for name, part in parts.items():
+                self.heads[name].load_state_dict(part.heads[name].state_dict())
+                self.fusion[name].copy_(weights[name] * part.fusion[name] * part.log_scale.exp())
+                if part.tower is not None and self.tower is not None:
+                    self.tower.load_state_dict(part.tower.state_dict())
+            self.log_scale.zero_()
+            self.bias.load_state_dict(parts["gmf"].bias.state_dict())
+
+    def n_retrained_layers(self) -> int:
+        """The tower's layers; a product alone has its fusion."""
+        return 1 if self.tower is None else self.config.n_layers
+
+    def layer_parameters(self, layer: int) -> list[str]:
+        """Those of a layer of the tower."""
+        if self.tower is None:
+            return []
+        return [f"tower.{name}" for name in self.tower.layer_parameters(layer)]
+
+    @property
+    def n_residual(self) -> int | None:
+        """Rows of the residual id tables; None without any."""
+        if self.residual is None:
+            return None
+        return max(len(ids.of_items) for ids in self.residual.values())  # type: ignore[arg-type]
+
+
+def _fresh(width: int) -> Tensor:
+    return torch.empty(width).uniform_(-(width**-0.5), width**-0.5)
