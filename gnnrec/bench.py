@@ -27,7 +27,7 @@ from gnnrec.bench_rows import (
     curve_rows,
     run_row,
 )
-from gnnrec.config import TransferConfig, write_toml
+from gnnrec.config import TransferConfig, with_settings, write_toml
 from gnnrec.console import text_table
 from gnnrec.contrast import write_differences
 from gnnrec.device import resolve_device
@@ -41,7 +41,7 @@ from gnnrec.scenarios import prepare_scenario, shuffled_text, with_text
 from gnnrec.storage import whole_file
 from gnnrec.suite import SHUFFLED, Scenario, Suite, family
 from gnnrec.transfer import adapt
-from gnnrec.trials import Settings, as_json, nearer, settings_to_try, with_settings
+from gnnrec.trials import Settings, as_json, nearer, settings_to_try
 
 
 class _OutOfTimeError(Exception):

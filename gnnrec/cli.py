@@ -12,6 +12,7 @@ import typer
 
 from gnnrec.cli_data import data_app
 from gnnrec.cli_models import models_app
+from gnnrec.cli_tune import tune
 from gnnrec.console import metric_rows, text_table
 from gnnrec.errors import ConfigError, GnnrecError
 from gnnrec.options import (
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.command()(tune)
 
 
 def main() -> None:
@@ -92,7 +94,8 @@ def pretrain(
     source: Annotated[list[str], typer.Option(help="NAME or FILE; may be repeated.")],
     out: Out,
     encoder: Annotated[
-        str | None, typer.Option(help="lightgcn, graphsage, graph-filter or channels.")
+        str | None,
+        typer.Option(help="lightgcn, graphsage, graph-filter, channels, gmf, mlp, neumf."),
     ] = None,
     items: Annotated[
         list[Path] | None, typer.Option(help="Items files of the FILE sources, in their order.")

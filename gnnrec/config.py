@@ -23,7 +23,9 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """The architecture: what a checkpoint's config.json holds."""
 
-    encoder: Literal["lightgcn", "graphsage", "graph-filter", "channels"] = "lightgcn"
+    encoder: Literal["lightgcn", "graphsage", "graph-filter", "channels", "gmf", "mlp", "neumf"] = (
+        "lightgcn"
+    )
     dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
     text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
@@ -41,6 +43,8 @@ class ModelConfig(Settings):
             return {"dim": 64, "n_layers": 2} | data
         if isinstance(data, dict) and data.get("encoder") in ("graph-filter", "channels"):
             return {"n_layers": 1, "spectral_rank": 128} | data
+        if isinstance(data, dict) and data.get("encoder") in ("gmf", "mlp", "neumf"):
+            return {"dim": 8, "n_layers": 2} | data
         return data
 
     @model_validator(mode="after")
@@ -55,7 +59,7 @@ class ModelConfig(Settings):
 class TrainConfig(Settings):
     """One run of the training loop. The same defaults serve every arm of a comparison."""
 
-    loss: Literal["softmax", "bpr"] = "softmax"
+    loss: Literal["softmax", "bpr", "binary"] = "softmax"
     n_negatives: int = Field(1000, ge=1, description="uniform, shared by the batch")
     batch_size: int = Field(512, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -202,6 +206,18 @@ def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
         message = first["msg"].replace("Input should be", "expected")
         found = f"{key} is {first['input']!r}" if key else f"found {first['input']!r}"
         raise ConfigError(f"{where}: {found}; {message}") from error
+
+
+def with_settings(config: TransferConfig, settings: dict[str, Any], **more: Any) -> TransferConfig:  # noqa: ANN401
+    """Return the configuration with dotted settings and top-level ones laid over it."""
+    data = config.model_dump()
+    for dotted, value in settings.items():
+        *parents, leaf = dotted.split(".")
+        node = data
+        for name in parents:
+            node = node[name]
+        node[leaf] = value
+    return validate(TransferConfig, data | more, "tuned settings")
 
 
 def write_toml(config: Settings, path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gnnrec.baselines import BASELINES, sample
-from gnnrec.config import TransferConfig, validate
+from gnnrec.config import TransferConfig
 from gnnrec.device import numpy_generator
 from gnnrec.suite import Suite
 
@@ -54,18 +54,6 @@ def settings_to_try(suite: Suite, arm: str, encoder: str) -> list[Settings]:
     points = [point for point in points if point != defaults]
     order = rng.permutation(len(points))[: n - 1]
     return [{}, *(points[place] for place in order)]
-
-
-def with_settings(config: TransferConfig, settings: Settings, **more: Any) -> TransferConfig:  # noqa: ANN401
-    """Return the configuration with dotted settings and top-level ones laid over it."""
-    data = config.model_dump()
-    for dotted, value in settings.items():
-        *parents, leaf = dotted.split(".")
-        node = data
-        for name in parents:
-            node = node[name]
-        node[leaf] = value
-    return validate(TransferConfig, data | more, "tuned settings")
 
 
 def nearer(fraction: float, fractions: Sequence[float]) -> float:

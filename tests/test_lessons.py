@@ -180,7 +180,9 @@ def test_the_loss_knows_neither_the_scores_scale_nor_what_lies_far_from_the_list
     scores[row, item] += 2.0
     expected = loss_of(scores, row, item)
     assert loss_of(7.0 * scores - 3.0, row, item) == pytest.approx(expected, rel=1e-5)
-    far = torch.where(scores < scores.sort(dim=1).values[:, 100:101], 100.0 * scores - 100.0, scores)
+    far = torch.where(
+        scores < scores.sort(dim=1).values[:, 100:101], 100.0 * scores - 100.0, scores
+    )
     assert loss_of(far, row, item) == pytest.approx(expected, rel=1e-5)
     better = scores.clone()
     better[row, item] += 0.5

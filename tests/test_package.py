@@ -47,12 +47,15 @@ ORDER = [
     "encoders.lightgcn",
     "encoders.graphsage",
     "encoders",
+    "retrain",
     "heads",
     "filters",
     "bridge",
     "channels",
     "context",
     "blend",
+    "tower",
+    "ncf",
     "model",
     # training, and the models that stand beside
     "losses",
@@ -86,6 +89,8 @@ ORDER = [
     "runs",
     "compare",
     "select",
+    "space",
+    "tune",
     # the benchmark suite
     "suite",
     "trials",
@@ -115,6 +120,7 @@ ORDER = [
     "options",
     "cli_data",
     "cli_models",
+    "cli_tune",
     "cli",
     "__main__",
 ]

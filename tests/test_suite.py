@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnrec.baselines import BASELINES
+from gnnrec.config import with_settings
 from gnnrec.errors import ConfigError
 from gnnrec.ledger import Ledger, alone, as_text, read_rows, write_rows
 from gnnrec.plan import (
@@ -25,7 +26,7 @@ from gnnrec.plan import (
     run_id,
 )
 from gnnrec.suite import Suite, load_suite, make_suite
-from gnnrec.trials import MODEL_SPACE, nearer, settings_to_try, with_settings
+from gnnrec.trials import MODEL_SPACE, nearer, settings_to_try
 
 SUITES = Path(__file__).parent.parent / "benchmarks" / "suites"
 DATA = {
