@@ -99,6 +99,33 @@ def data_check(
     emit(json_, found)
 
 
+@data_app.command("convert")
+def data_convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    to: Annotated[
+        str, typer.Option(help="gnnrec, recbole, movielens, lenskit, surprise or implicit.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    from_: Annotated[
+        str, typer.Option("--from", help="The file's layout, as --to; auto looks at it.")
+    ] = "auto",
+    items: Annotated[Path | None, typer.Option(help="Items file, in the same layout.")] = None,
+    items_out: Annotated[Path | None, typer.Option(help="Items file to write.")] = None,
+    user_column: UserColumn = "user_id",
+    item_column: ItemColumn = "item_id",
+    timestamp_column: TimeColumn = "timestamp",
+    weight_column: WeightColumn = "weight",
+    json_: Json = False,
+) -> None:
+    """Bring a log from another library's layout to gnnrec's, or back."""
+    from gnnrec.convert import convert
+
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    done = convert(file, out, to, from_, items=items, items_out=items_out, columns=columns)
+    say(*(f"{name}: {value}" for name, value in done.items()))
+    emit(json_, done)
+
+
 @data_app.command("stats")
 def data_stats(
     source: LogName,

@@ -89,7 +89,7 @@ def row_number(frame: pd.DataFrame, position: int) -> int:
         return label + 1  # the file has changed since; the data row is still a help
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, like: str | None = None) -> pd.DataFrame:
     """Read a file of rows into a DataFrame.
 
     Formats, by suffix: `.csv`; `.tsv`; `.txt` and `.dat` (separator found from the first line:
@@ -97,6 +97,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
     text formats with `.gz` after it. Text files are UTF-8, a byte order mark is allowed. Every cell
     of a delimited file stays text. A `::` file of three or four numeric columns needs no header: it
     is read as user_id, item_id, weight, timestamp, the layout of MovieLens' ratings.dat.
+
+    Args:
+        path: The file.
+        like: A suffix to read it by instead of its own.
 
     Returns:
         The table. `row_number` finds the file line of each of its rows.
@@ -107,7 +111,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     where = str(path)
-    suffix = table_suffix(path)
+    suffix = like or table_suffix(path)
     if path.is_dir():
         raise data_error(where, "a folder", "a file", "name one file in it")
     if not path.is_file():

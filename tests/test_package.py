@@ -75,6 +75,7 @@ ORDER = [
     "calibrate",
     "pretrain",
     "storage",
+    "convert",
     "ledger",
     "checkpoint",
     "zoo",
