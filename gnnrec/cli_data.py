@@ -67,6 +67,10 @@ def data_fetch(
 def data_check(
     file: Annotated[Path, typer.Argument(metavar="FILE")],
     items: Annotated[Path | None, typer.Option(help="Items file.")] = None,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", help="Checkpoint, NAME or DIR: what it needs, and what is missing."),
+    ] = None,
     user_column: UserColumn = "user_id",
     item_column: ItemColumn = "item_id",
     timestamp_column: TimeColumn = "timestamp",
@@ -95,7 +99,16 @@ def data_check(
         texts, _ = log.items.align(data.item_ids)
         found["n_items_in_table"] = len(log.items.item_ids)
         found["n_items_with_text"] = sum(1 for text in texts if text)
-    say(*(f"{name}: {value}" for name, value in found.items()), "usable")
+    say(*(f"{name}: {value}" for name, value in found.items()))
+    if for_ is not None:
+        from gnnrec.readiness import readiness
+        from gnnrec.zoo import describe
+
+        findings = readiness(describe(for_), log)
+        say(f"for {for_}:", *(finding.line() for finding in findings))
+        found["for"] = for_
+        found["findings"] = [finding.plain() for finding in findings]
+    say("usable")
     emit(json_, found)
 
 

@@ -79,6 +79,7 @@ ORDER = [
     "ledger",
     "checkpoint",
     "zoo",
+    "readiness",
     "machine",
     "transfer",
     # recommend, evaluate, report

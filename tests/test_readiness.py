@@ -1,0 +1,80 @@
+"""What is said of a user's files: the counts are right, and each lack has its own words."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gnnrec.interactions import Interactions
+from gnnrec.items import ItemTable
+from gnnrec.readiness import FEW_INTERACTIONS, readiness
+from gnnrec.sources import Log
+
+READS = {"name": "tiny", "encoder": "channels", "reads_text": True, "text_model": "MiniLM"}
+PLAIN = {"name": "tiny", "encoder": "lightgcn", "reads_text": False, "text_model": None}
+
+
+def log_of(n_users=40, n_each=20, with_text=1.0, times=True):
+    rng = np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{i}") for u in range(n_users) for i in rng.permutation(50)[:n_each]]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id"])
+    if times:
+        frame["timestamp"] = np.arange(len(frame)) + 1_000_000
+    items = None
+    if with_text is not None:
+        names = [f"words of {n}" if n < 50 * with_text else "" for n in range(50)]
+        table = pd.DataFrame({"item_id": [f"i{n}" for n in range(50)], "title": names})
+        items = ItemTable.from_frame(table)
+    return Log("shop", Interactions.from_frame(frame), items)
+
+
+def found(checkpoint, log):
+    return {finding.subject: finding for finding in readiness(checkpoint, log)}
+
+
+def test_a_log_with_everything_gets_no_note():
+    findings = found(READS, log_of())
+    assert all(finding.good for finding in findings.values())
+    assert "50 of 50 items of the log have one (100 %, 100 % of the interactions)" in (
+        findings["texts"].found
+    )
+    assert findings["interactions"].found == "800 distinct pairs"
+    assert "40 users with 20.0 interactions on average, 0 of them" in findings["users"].found
+
+
+@pytest.mark.parametrize(
+    ("log", "checkpoint", "subject", "words"),
+    [
+        (log_of(with_text=None), READS, "texts", "give --items"),
+        (log_of(with_text=0.5), READS, "texts", "ids of both files are written alike"),
+        (log_of(n_users=20), READS, "interactions", "--retrain zero-shot"),
+        (log_of(n_each=1), READS, "users", "near popularity"),
+        (log_of(n_each=1), PLAIN, "items", "a checkpoint that reads text"),
+    ],
+)
+def test_each_lack_has_its_own_words(log, checkpoint, subject, words):
+    finding = found(checkpoint, log)[subject]
+    assert not finding.good and words in finding.effect
+    assert finding.line().startswith(f"note {subject}: {finding.found}")
+
+
+def test_a_checkpoint_without_text_asks_for_none():
+    assert found(PLAIN, log_of(with_text=None))["texts"].good
+    assert found(PLAIN, log_of(times=False))["timestamps"].good
+    assert FEW_INTERACTIONS > 400
+
+
+def test_the_command_says_it(run, checkpoint_folder, frame, tmp_path):
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    code, out, error = run(
+        "data", "check", tmp_path / "log.csv", "--for", checkpoint_folder, "--json"
+    )
+    assert code == 0, error
+    findings = json.loads(out)["findings"]
+    assert [f["subject"] for f in findings] == [
+        "texts", "interactions", "users", "items", "timestamps",
+    ]  # fmt: skip
+    assert "note interactions: " in error and error.rstrip().endswith("usable")
+    code, _, error = run("data", "check", tmp_path / "log.csv", "--for", "nowhere")
+    assert code == 2 and "nowhere" in error
