@@ -53,6 +53,22 @@ def models_info(name: Name, json_: Json = False) -> None:
     emit(json_, found)
 
 
+@models_app.command("push")
+def models_push(
+    name: Name,
+    to: Annotated[str, typer.Argument(metavar="hf-hub:OWNER/NAME")],
+    private: Annotated[bool, typer.Option(help="Make the repository private.")] = False,
+    json_: Json = False,
+) -> None:
+    """Upload a checkpoint to the Hugging Face hub."""
+    from gnnrec.hub import push
+    from gnnrec.zoo import resolve
+
+    address = push(resolve(name), to, private=private)
+    say(f"{name} -> {address}")
+    emit(json_, {"name": name, "commit": address})
+
+
 @models_app.command("verify")
 def models_verify(name: Name, json_: Json = False) -> None:
     """Check a checkpoint's hashes and shapes, and that it computes here what it should."""

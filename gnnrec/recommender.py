@@ -69,7 +69,7 @@ class Recommender:
         """Start from a checkpoint; `fit` then adapts it.
 
         Args:
-            checkpoint: A name of `gnnrec.zoo`, or a folder that `gnnrec pretrain` wrote.
+            checkpoint: A name of `gnnrec.zoo` or of the hub, or a folder of `gnnrec pretrain`.
             retrain: zero-shot, heads, final:K, full or scratch.
             seed: Of everything random in `fit`.
             device: auto, cpu or cuda.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnrec.errors import CheckpointError
+from gnnrec.hub import PREFIX, fetch
 from gnnrec.storage import MANIFEST, file_sha256, read_json
 
 # No torch here: listing what there is answers at once.
@@ -28,7 +29,8 @@ def resolve(name_or_folder: str | Path) -> Path:
     weights.
 
     Args:
-        name_or_folder: A folder, or a name such as "channels.text" or "channels.text@1f2e3d4c".
+        name_or_folder: A folder, or a name such as "channels.text" or "channels.text@1f2e3d4c", or
+            one of the hub (`gnnrec.hub`), which is downloaded.
 
     Raises:
         CheckpointError: Neither a path that exists nor a shipped name, or another revision.
@@ -36,6 +38,8 @@ def resolve(name_or_folder: str | Path) -> Path:
     asked = str(name_or_folder)
     if Path(asked).exists():
         return Path(asked)
+    if asked.startswith(PREFIX):
+        return fetch(asked)
     name, at, wanted = asked.partition("@")
     names = available()
     if name not in names:

@@ -78,6 +78,7 @@ ORDER = [
     "convert",
     "ledger",
     "checkpoint",
+    "hub",
     "zoo",
     "readiness",
     "machine",
