@@ -31,6 +31,7 @@ from gnnrec.config import TransferConfig, with_settings, write_toml
 from gnnrec.console import text_table
 from gnnrec.contrast import write_differences
 from gnnrec.device import resolve_device
+from gnnrec.energy import energy
 from gnnrec.errors import GnnrecError
 from gnnrec.evaluate import evaluate_scores
 from gnnrec.ledger import Ledger, Row, alone
@@ -183,7 +184,9 @@ class _Bench:
         try:
             settings = self._tuned(task)
             reset_peak_memory()
-            outcome = self._outcome(task, settings)
+            with energy() as used:
+                outcome = self._outcome(task, settings)
+            outcome = replace(outcome, energy=used)
         except GnnrecError as error:
             raise type(error)(f"run {run}: {error}") from error
         arm, keys = outcome.arm, task.keys() | {"run": run}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gnnrec.arms import Arm, Prepared
+from gnnrec.energy import Energy
 from gnnrec.machine import MACHINE_FIELDS, peak_memory_mb
 from gnnrec.plan import KEYS, Task
 from gnnrec.trials import Settings, as_json
@@ -33,7 +34,7 @@ RUN_COLUMNS = (
     *_COUNTS,
     *("n_test_users_without_history", "split_sha256", "settings"),
     *_SECONDS,
-    "peak_memory_mb",
+    *("peak_memory_mb", "energy_wh"),
     *_PARAMETERS,
     *("steps", "best_value", "choice", "device"),
     *MACHINE_FIELDS,
@@ -60,6 +61,7 @@ class Outcome:
     arm: Arm
     settings: Settings
     seconds_pretrain: float
+    energy: Energy = field(default_factory=Energy)
 
 
 def run_row(outcome: Outcome, split_sha256: str, activity: np.ndarray) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def run_row(outcome: Outcome, split_sha256: str, activity: np.ndarray) -> dict[s
         "seconds_train": round(arm.seconds["train"], 3),
         "seconds_evaluate": round(arm.seconds["evaluate"], 3),
         "peak_memory_mb": peak_memory_mb(),
+        "energy_wh": outcome.energy.watt_hours,
         **{column: counts.get(name, 0) for column, name in _PARAMETERS.items()},
         "steps": 0 if adapted is None else adapted.steps,
         "best_value": value if math.isfinite(value) else None,

@@ -38,6 +38,7 @@ COSTS = {
     "seconds_train": 6.0,
     "seconds_evaluate": 0.4,
     "peak_memory_mb": 900.0,
+    "energy_wh": 0.25,
 }
 
 

@@ -102,6 +102,7 @@ ORDER = [
     "scenarios",
     "materials",
     "contrast",
+    "energy",
     "bench_rows",
     "bench",
     "figures",

@@ -169,6 +169,7 @@ def _cost(head: dict[str, str], cells: list[Cell]) -> dict[str, str]:
         "training s": middle("seconds_train", 2),
         "evaluation s": middle("seconds_evaluate", 2),
         "peak memory MB": number(max(memory, default=math.nan), 0),
+        "energy Wh": middle("energy_wh", 3),
         "parameters": middle("parameters_total", 0),
         "trained": middle("parameters_trained", 0),
         "share": number(float(np.median(shares)) if shares else math.nan, 3),

@@ -27,6 +27,7 @@ RUN_NUMBERS = (
     "best_value",
     "steps",
     "peak_memory_mb",
+    "energy_wh",
     *_SECONDS,
     *_PARAMETERS,
 )
