@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,22 +12,25 @@ from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import unit
 from gnnrec.heads import ItemBias
+from gnnrec.propagate import SparseOperator
 from gnnrec.retrain import Retrainable
 from gnnrec.scores import ScoreVectors
 from gnnrec.tower import Tower, TowerScores
 
 NCF = ("gmf", "mlp", "neumf")
+_ROOT = "ncf users"
 _START = 4.0  # of a cosine of texts against popularity's logits
 _PRODUCT = 4  # width of the product's embeddings against the tower's
-_SMALL = 0.01  # He et al. 2017, section 4.1: the spread of fresh embeddings
+_SMALL = 0.1  # the spread of fresh ids
 
 
 class EmbeddingHeads(nn.Module):
     """p_u and q_i from what is known of the nodes: texts, and on a target the items' own ids.
 
-    p_u = W (text of u's items) + mean over u's items of a_i; q_i = W' (text of i) + b_i. The texts
-    are those of LightGCN layers 1 and 3 (users) and 0 and 2 (items), as unit vectors; a and b are
-    the residual ids. Users come through the graph, so that one who arrives later has a vector too.
+    p_u = W (text of u's items) + d_u^-1/2 times the sum of a_i over u's items (as FISM, Kabbur et
+    al. 2013); q_i = W' (text of i) + b_i. The texts are those of LightGCN layers 1 and 3 (users) and
+    0 and 2 (items), as unit vectors; a and b are the residual ids. Users come through the graph, so
+    that one who arrives later has a vector too.
 
     Args:
         text_dim: Length of the text vectors; 0 without.
@@ -67,7 +72,10 @@ class ItemIds(nn.Module):
         """Return (n_users, width) and (n_items, width); items beyond the table are zero."""
         pad = (0, 0, 0, x.graph.n_items - len(self.of_items))
         mine, theirs = (nn.functional.pad(t, pad) for t in (self.of_users, self.of_items))
-        return x.user_mean(mine), theirs
+        if _ROOT not in x.kept:
+            x.kept[_ROOT] = SparseOperator(x.graph.by_degree(-0.5, 0.0), x.device)
+        of_users: Tensor = x.kept[_ROOT](mine)
+        return of_users, theirs
 
 
 class NeuMF(Retrainable):
@@ -149,7 +157,9 @@ class NeuMF(Retrainable):
                 mine = torch.cat([self.tower.user(p), known], dim=1)
                 part = self.tower_scores(mine, self.tower.item(q))
         user_parts.append(torch.ones_like(known))
-        item_parts.append(self.bias(x)[:, None])
+        # Relative to the mean item: what the binary loss calls neither likely nor unlikely.
+        mean = max(x.graph.n_edges, 1) / max(x.graph.n_items, 1)
+        item_parts.append((self.bias(x) - self.bias.slope * math.log(mean))[:, None])
         return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), part=part)
 
     def tower_scores(self, users: Tensor, items: Tensor) -> TowerScores:

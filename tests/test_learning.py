@@ -64,3 +64,34 @@ def test_a_text_free_blend_from_scratch_beats_popularity(films):
     )
     assert difference["low"] > 0
     assert difference["relative"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("encoder", "loss", "steps", "rate"),
+    [("gmf", "softmax", 60, 1e-2), ("mlp", "softmax", 100, 3e-2), ("neumf", "binary", 60, 1e-2)],
+)
+def test_collaborative_filtering_of_ids_beats_popularity(encoder, loss, steps, rate):
+    try:
+        few_films = open_log("ml-100k")  # a tower ranks a small catalogue in little time
+    except DownloadError as error:
+        pytest.skip(f"ml-100k is not to be had: {error}")
+    size = ModelConfig(encoder=encoder)
+    torch.manual_seed(0)
+    checkpoint = Checkpoint("fresh", size, build_model(size).state_dict())
+    short = TrainConfig(
+        loss=loss, max_steps=steps, evaluate_every=20, n_negatives=100, learning_rate=rate,
+        pull_to_start=1e-4,
+    )  # fmt: skip
+    settings = TransferConfig(
+        retrain="scratch",
+        calibrate=short.model_copy(update={"max_steps": 20}),
+        train=short,
+        n_folds=3,
+    )
+    prepared = prepare(few_films, None, settings)
+    trained, popular = run_arm(prepared, checkpoint, settings), popularity_arm(prepared)
+    difference = paired_bootstrap(
+        trained.results.per_user["ndcg@20"], popular.results.per_user["ndcg@20"], 1000
+    )
+    assert difference["low"] > 0
+    assert difference["relative"] > 0.1

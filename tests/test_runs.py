@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TRAIN
+from made_logs import WORDS, stand_in, write_logs
 
 from gnnrec import arms, runs
 from gnnrec.checkpoint import Checkpoint
@@ -17,7 +19,7 @@ from gnnrec.interactions import Interactions
 from gnnrec.model import build_model
 from gnnrec.recommender import Recommender
 from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
-from gnnrec.sources import Log
+from gnnrec.sources import Log, open_file
 
 
 def as_log(frame: pd.DataFrame) -> Log:
@@ -149,6 +151,45 @@ def test_a_graph_filter_is_pretrained_adapted_saved_and_loaded(frame, tmp_path, 
     assert not stranger.known.any() and popular[stranger.item_id[0]] == popular.max()
     loaded.update(pd.DataFrame({"user_id": ["new"], "item_id": [popular.index[0]]}))
     assert loaded.recommend(["new"], k=3).known.all()
+
+
+@pytest.mark.parametrize("encoder", ["gmf", "mlp", "neumf"])
+@pytest.mark.parametrize("retrain", ["zero-shot", "final:1"])
+def test_collaborative_filtering_is_pretrained_adapted_saved_and_loaded(
+    encoder, retrain, monkeypatch, tmp_path, transfer_config
+):
+    stand_in(monkeypatch, tmp_path / "cache")
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    write_logs(folder)
+    source = open_file(folder / "books.csv", folder / "books.items.csv")
+    target = open_file(folder / "shop.csv", folder / "shop.items.csv")
+    model = ModelConfig(encoder=encoder, dim=4, text_dim=len(WORDS), text_model="made-up")
+    config = PretrainConfig(model=model, train=TRAIN, n_validation_episodes=2, min_users=20)
+    checkpoint = pretrain_run([source], config, name="ncf", device="cpu")
+    checkpoint.save(tmp_path / "checkpoint")
+    checkpoint = Checkpoint.load(tmp_path / "checkpoint")
+    settings = transfer_config.model_copy(update={"retrain": retrain})
+    recommender, report = transfer_run(checkpoint, target, settings, device="cpu")
+    assert 0 < report["metrics"]["ndcg@20"] <= 1
+    recommender.save(tmp_path / "served")
+    loaded = Recommender.load(tmp_path / "served", device="cpu")
+    lists = recommender.recommend(k=5)
+    pd.testing.assert_frame_equal(loaded.recommend(k=5), lists)
+    log = target.interactions
+    owned = set(zip(log.user_ids[log.users], log.item_ids[log.items], strict=True))
+    assert not owned & set(zip(lists.user_id, lists.item_id, strict=True))
+    first = loaded.similar_items([log.item_ids[0]], k=3)
+    assert len(first) == 3 and np.isfinite(first.score).all() and first.score.abs().max() > 0
+    loaded.update(pd.DataFrame({"user_id": ["new"], "item_id": [log.item_ids[0]]}))
+    assert loaded.recommend(["new"], k=3).known.all()
+    if encoder != "gmf":
+        tables = recommender.vectors.part
+        short = replace(tables, users=tables.users[:-1])
+        recommender._vectors = replace(recommender.vectors, part=short)
+        recommender.save(tmp_path / "short")
+        with pytest.raises(CheckpointError, match="tower_users"):
+            Recommender.load(tmp_path / "short")
 
 
 def test_a_saved_walk_of_another_length_is_refused(frame, tmp_path):
