@@ -4,10 +4,11 @@
     python benchmarks/zoo.py --only channels.text       # one of them; may be repeated
     python benchmarks/zoo.py --only channels.shop --quick --out runs/zoo    # a few steps, elsewhere
 
-Channel blends pretrained on sources whose licences allow passing on what was learned from them
-(CC0, MIT, CC BY, CC BY-SA; nothing of MovieLens, Gowalla or Yelp). They carry no item table: what
-they hold is how to weigh a graph's layers, under a thousand numbers, and no row, id or text of a
-source. A row each goes to benchmarks/results/zoo.csv when all are made.
+Models pretrained on sources whose licences allow passing on what was learned from them (CC0, MIT,
+CC BY, CC BY-SA; nothing of MovieLens, Gowalla or Yelp). They carry no item table. What the channel
+blends hold is how to weigh a graph's layers, under a thousand numbers; what the collaborative
+filter holds is how to read texts and how to join them; neither has a row, id or text of a source. A
+row each goes to benchmarks/results/zoo.csv when all are made.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ RECIPES: dict[str, tuple[tuple[str, ...], bool]] = {  # name -> sources, whether
     "channels.shop": (("online-retail",), True),
     "channels.films": (("movietweetings-100k",), True),
     "channels.fiction": (("ifdb",), True),
+    "neumf.text": (ALL, True),
 }
 ALLOWED = ("CC0", "MIT", "CC BY")  # beginnings of licences
 MAX_BYTES = 2_000_000
 
 
-def settings(text: bool, quick: bool) -> PretrainConfig:
-    """What every checkpoint is pretrained with."""
-    model: dict[str, Any] = {"encoder": "channels"}
+def settings(encoder: str, text: bool, quick: bool) -> PretrainConfig:
+    """What a family's checkpoints are pretrained with."""
+    model: dict[str, Any] = {"encoder": encoder}
     if text:
         model |= {"text_model": DEFAULT_TEXT_MODEL, "text_dim": TextEncoder().dim}
     config = PretrainConfig(
@@ -55,8 +57,11 @@ def settings(text: bool, quick: bool) -> PretrainConfig:
     )
     if not quick:
         return config
-    few = config.weigh.model_copy(update={"max_steps": 20, "evaluate_every": 10})
-    return config.model_copy(update={"n_lessons": 4, "max_users": 600, "weigh": few})
+    few = {"max_steps": 20, "evaluate_every": 10}
+    weigh, train = (part.model_copy(update=few) for part in (config.weigh, config.train))
+    return config.model_copy(
+        update={"n_lessons": 4, "max_users": 600, "weigh": weigh, "train": train}
+    )
 
 
 def make(name: str, out: Path, quick: bool) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def make(name: str, out: Path, quick: bool) -> dict[str, Any]:
         if not licence.startswith(ALLOWED):
             raise SystemExit(f"{source}: licence {licence!r} does not allow a shipped checkpoint")
     logs = [open_log(source) for source in sources]
-    made = pretrain_run(logs, settings(text, quick), name=name)
+    made = pretrain_run(logs, settings(name.split(".")[0], text, quick), name=name)
     credited = []
     for record in made.training["sources"]:
         spec = get_spec(record["name"])

@@ -28,9 +28,9 @@ class EmbeddingHeads(nn.Module):
     """p_u and q_i from what is known of the nodes: texts, and on a target the items' own ids.
 
     p_u = W (text of u's items) + d_u^-1/2 times the sum of a_i over u's items (as FISM, Kabbur et
-    al. 2013); q_i = W' (text of i) + b_i. The texts are those of LightGCN layers 1 and 3 (users) and
-    0 and 2 (items), as unit vectors; a and b are the residual ids. Users come through the graph, so
-    that one who arrives later has a vector too.
+    al. 2013); q_i = W' (text of i) + b_i. The texts are those of LightGCN layers 1 and 3 (users)
+    and 0 and 2 (items), as unit vectors; a and b are the residual ids. Users come through the
+    graph, so that one who arrives later has a vector too.
 
     Args:
         text_dim: Length of the text vectors; 0 without.
