@@ -79,8 +79,11 @@ def data_check(
     json_: Json = False,
 ) -> None:
     """Check a log, and an items file if there is one, and say what will be used."""
+    from gnnrec.readiness import readiness
     from gnnrec.sources import open_file
+    from gnnrec.zoo import describe
 
+    checkpoint = None if for_ is None else describe(for_)
     columns = columns_of(user_column, item_column, timestamp_column, weight_column)
     log = open_file(file, items, columns=columns, min_weight=min_weight)
     data = log.interactions
@@ -100,11 +103,8 @@ def data_check(
         found["n_items_in_table"] = len(log.items.item_ids)
         found["n_items_with_text"] = sum(1 for text in texts if text)
     say(*(f"{name}: {value}" for name, value in found.items()))
-    if for_ is not None:
-        from gnnrec.readiness import readiness
-        from gnnrec.zoo import describe
-
-        findings = readiness(describe(for_), log)
+    if checkpoint is not None:
+        findings = readiness(checkpoint, log)
         say(f"for {for_}:", *(finding.line() for finding in findings))
         found["for"] = for_
         found["findings"] = [finding.plain() for finding in findings]

@@ -118,9 +118,10 @@ def tune(
     if retrain is not None:
         config = config.model_copy(update={"retrain": retrain})
     space = space_of(checkpoint.model(), retrain)
+    prepared = prepare(log, checkpoint.config.text_model, config, str(resolve_device(device)))
+    repeats_of(prepared, config)  # refuses what is too small before anything is written
     out.mkdir(parents=True, exist_ok=True)
     (out / "values").mkdir(exist_ok=True)
-    prepared = prepare(log, checkpoint.config.text_model, config, str(resolve_device(device)))
     about = {
         "source": checkpoint.name,
         "target": log.name,
