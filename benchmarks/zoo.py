@@ -92,6 +92,7 @@ def make(name: str, out: Path, quick: bool) -> dict[str, Any]:
     if about["bytes"] > MAX_BYTES:
         raise SystemExit(f"{folder}: {about['bytes']} bytes, at most {MAX_BYTES} may be shipped")
     record = loaded.training
+    blend = loaded.config.encoder == "channels"  # others choose their best step by likelihood
     return {
         "checkpoint": name,
         "revision": about["revision"],
@@ -102,7 +103,8 @@ def make(name: str, out: Path, quick: bool) -> dict[str, Any]:
         "bytes": about["bytes"],
         "steps": record["steps"],
         "best_step": record["best_step"],
-        "validation_ndcg@20": f"{-record['best_value']:.5f}",
+        "validation_ndcg@20": f"{-record['best_value']:.5f}" if blend else "",
+        "validation_loss": "" if blend else f"{record['best_value']:.5f}",
         "feature_seconds": record["seconds"]["features"],
         "train_seconds": record["seconds"]["train"],
         "total_seconds": record["seconds"]["total"],
