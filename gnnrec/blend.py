@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gnnrec.bridge import Bridge, Matched
 from gnnrec.channels import NAMES, SMALL, Channels, mixed
 from gnnrec.config import ModelConfig, Retrain
-from gnnrec.context import N_GRAPH, N_ITEMS, channel_part, context, graph_part, hide
+from gnnrec.context import N_GRAPH, channel_part, context, graph_part, hide
 from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
@@ -32,11 +32,8 @@ _START = {
     "bridge": -2.0,
 }
 _HIDDEN = 16
-_N_ABOUT = 2 + (N_GRAPH + N_ITEMS) + 3
-# How far all channels together outweigh popularity differs most between domains, and is one number
-# that little data tells: it moves this much faster than the others.
-_SCALE = 3.0
-_HEADS = ("log_scale", "log_weight", "bias.")
+_N_ABOUT = 2 + (N_GRAPH + 2) + 3
+_HEADS = ("log_weight", "bias.")
 _LAYERS = ("user_slope", "item_slope")
 _KEPT_OUT = ("filter.",)
 Kept = TypeVar("Kept")
@@ -52,25 +49,20 @@ class PriorCounts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(1.0))
-        self.log_prior = nn.Parameter(torch.tensor(1.0))
+        self.log_prior = nn.Parameter(torch.tensor(0.0))
         self.log_source = nn.Parameter(torch.tensor(-1.0))
-        self.log_typical = nn.Parameter(torch.tensor(-2.5))
 
-    def forward(
-        self, degrees: Tensor, popularity: Tensor, typical: Tensor, shift: Tensor
-    ) -> Tensor:
-        """Return (n_items,); `shift` (4,) is added to slope, prior, source and typical."""
+    def forward(self, degrees: Tensor, popularity: Tensor, shift: Tensor) -> Tensor:
+        """Return (n_items,); `shift` (3,) is added to slope, prior and source."""
         prior = (self.log_prior + shift[1]).clamp(-8.0, 6.0).exp()
         source = (self.log_source + shift[2]).clamp(-8.0, 6.0).exp()
-        counts = torch.log(degrees + prior + source * popularity)
-        weight = (self.log_typical + shift[3]).clamp(-8.0, 6.0).exp()
-        return (self.slope + 0.3 * shift[0]) * counts + weight * typical
+        return (self.slope + 0.3 * shift[0]) * torch.log(degrees + prior + source * popularity)
 
 
 class ChannelBlend(nn.Module):
     """score(u, i) = b_i + sum_c g_c(u) h_c(i) z_c(u, i) over the channels z of `gnnrec.channels`.
 
-    g_c(u) = exp(3 a + a_c + s_c log(1 + d_u) + network(log d_u, context_c)) and
+    g_c(u) = exp(a_c + s_c log(1 + d_u) + network(log d_u, context_c)) and
     h_c(i) = (1 + d_i)^(t_c + network(context_c)), d the visible degrees. The context says what
     kind of graph this is and how well channel c, and how well the others, rank edges hidden from
     it. One network serves all channels, so what pretraining learns is how to trust any layer by
@@ -92,13 +84,12 @@ class ChannelBlend(nn.Module):
         self.filter = GraphFilter(config.model_copy(update={"encoder": "graph-filter"}))
         n = len(NAMES)
         self.log_weight = nn.Parameter(torch.tensor([_START[name] for name in NAMES]))
-        self.log_scale = nn.Parameter(torch.tensor(0.0))
         self.user_slope = nn.Parameter(torch.zeros(n))
         self.item_slope = nn.Parameter(torch.zeros(n))
         self.bias = PriorCounts()
         self.gate_network = _network(1 + _N_ABOUT, 1)
         self.slope_network = _network(_N_ABOUT, 1)
-        self.bias_network = _network(N_GRAPH + N_ITEMS, 4)
+        self.bias_network = _network(N_GRAPH + 2, 3)
         self.bridges = nn.ModuleList(Bridge(size, config.text_dim) for size in config.bridges)
 
     def forward(
@@ -178,19 +169,13 @@ class ChannelBlend(nn.Module):
             ],
             dim=2,
         )
-        shift = _SCALE * self.log_scale + self.gate_network(inputs)[..., 0]
-        log_gate = self.log_weight + self.user_slope * degree + shift
+        log_gate = self.log_weight + self.user_slope * degree + self.gate_network(inputs)[..., 0]
         gates = (log_gate.exp() * (degree > 0)).index_select(0, place)
         slope = self.item_slope + 0.3 * self.slope_network(told)[:, 0]
         item_degrees = channels.item_degrees
         items = (torch.log1p(item_degrees)[:, None] * slope).exp()
-        bias = self.bias(
-            item_degrees,
-            channels.popularity,
-            channels.typical,
-            self.bias_network(graph_part(about)),
-        )
-        return gates, items, bias
+        shift = self.bias_network(graph_part(about))
+        return gates, items, self.bias(item_degrees, channels.popularity, shift)
 
     @staticmethod
     def _told(channels: Channels, about: Tensor) -> Tensor:

@@ -81,23 +81,7 @@ class Channels:
             None if part is None else self._standard(part, x.reference_users) for part in parts
         ]
         self.present = [part is not None for part in parts]
-        self.typical = self._typical()
         self.user_degrees, self.item_degrees = x.user_degrees, x.item_degrees
-
-    def _typical(self) -> Tensor:
-        """(n_items,): what the mean user's texts say of each item, centred and of unit spread.
-
-        The channel leaves it out, as popularity by another name. But popularity that is told of
-        items by items with similar texts is better than a count where counts are small.
-        """
-        place = NAMES.index("deep_text")
-        channel = self.parts[place]
-        if channel is None:
-            return torch.zeros_like(self.weights)
-        values = channel.scores.items[:, -2]
-        values = values - values @ self.weights
-        spread = (values.square() @ self.weights).sqrt()
-        return torch.where(spread > _NO_SPREAD * values.abs().max(), values / spread, 0.0)
 
     def light(self) -> Channels:
         """Return what weights are computed from, without the graph and the channels' vectors."""
@@ -120,7 +104,7 @@ class Channels:
         assert start is not None and second is not None
         return [
             _with_bias(unit(first), unit(start)),
-            _with_bias(unit(first + third), unit(start + second)),
+            _with_bias(unit(first + 0.5 * third), unit(start + second)),
         ]
 
     @staticmethod

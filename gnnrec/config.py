@@ -105,10 +105,10 @@ class PretrainConfig(Settings):
     weigh: TrainConfig = TrainConfig(
         learning_rate=3e-3,
         pull_to_start=1e-3,
-        max_steps=1280,
-        evaluate_every=320,
+        max_steps=640,
+        evaluate_every=160,
     )
-    n_lessons: int = Field(100, ge=1, description="channels: sub-graphs drawn from each source")
+    n_lessons: int = Field(80, ge=1, description="channels: sub-graphs drawn from each source")
     varied_texts: float = Field(
         0.6, ge=0, le=1, description="channels: share of sub-graphs whose texts are made up anew"
     )
@@ -126,9 +126,7 @@ class TransferConfig(Settings):
     # together, the matrices over-fit before the calibration has settled.
     calibrate: TrainConfig = TrainConfig(learning_rate=1e-2, max_steps=200)
     train: TrainConfig = TrainConfig()
-    weigh: TrainConfig = TrainConfig(
-        learning_rate=3e-2, pull_to_start=3e-3, max_steps=60, evaluate_every=10
-    )
+    weigh: TrainConfig = TrainConfig(learning_rate=3e-2, max_steps=60, evaluate_every=10)
     n_weigh_folds: int = Field(
         10, ge=2, description="channels: parts of the training edges, hidden in turn"
     )

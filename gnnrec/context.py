@@ -13,13 +13,11 @@ from gnnrec.device import numpy_generator
 from gnnrec.graph import BipartiteGraph
 
 N_GRAPH = 6
-N_ITEMS = 3
-N_CONTEXT = N_GRAPH + N_ITEMS + 2 * len(NAMES)
+N_CONTEXT = N_GRAPH + 2 + 2 * len(NAMES)
 _HAS_TEXT = N_GRAPH - 1
 _FOUND = N_GRAPH - 2
 _TWINS = N_GRAPH
-_TYPICAL = N_GRAPH + 2
-_AREAS = N_GRAPH + N_ITEMS
+_AREAS = N_GRAPH + 2
 _LIFTS = _AREAS + len(NAMES)
 _INNER_SHARE = 0.2  # of a graph's edges, hidden to see what each channel is worth on it
 _INNER_USERS = 150
@@ -83,14 +81,14 @@ def silenced(about: Tensor, names: tuple[str, ...]) -> Tensor:
         place = NAMES.index(name)
         about[[_AREAS + place, _LIFTS + place]] = 0.0
     if "text" in names:
-        about[[_HAS_TEXT, _TYPICAL]] = 0.0
+        about[_HAS_TEXT] = 0.0
     if "bridge" in names:
         about[[_FOUND, _TWINS]] = 0.0
     return about
 
 
 def graph_part(about: Tensor) -> Tensor:
-    """Return (N_GRAPH + N_ITEMS,): all but what is told of the channels."""
+    """Return (N_GRAPH + 2,): all but what is told of the channels."""
     return about[:_AREAS]
 
 
@@ -114,11 +112,7 @@ def _told(inner: Channels, users: np.ndarray, items: np.ndarray, seed: int) -> l
     scores = inner.rows(asked).cpu().numpy()
     areas = [
         _area(values[items], values[uniform])
-        for values in (
-            inner.popularity.cpu().numpy(),
-            degrees,
-            inner.typical.cpu().numpy(),
-        )
+        for values in (inner.popularity.cpu().numpy(), degrees)
     ]
     areas += [_area(z[row, items], z[row, popular]) for z in scores]
     n = len(items)

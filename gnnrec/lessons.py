@@ -23,9 +23,8 @@ from gnnrec.sampling import Episode
 
 MAX_LESSON_USERS = 500
 _K = 20
-_TOP = (5, 60)  # places whose scores say how far apart the top of a user's list is
-_WIDTH = 0.2  # of that: how soft a place on the list is
-_LEAST_WIDTH = 1e-4
+_WIDTH = 0.05  # of the standard deviation of a user's scores: how soft a place on the list is
+_LEAST_VARIANCE = 1e-8
 _FAR = 1e6
 _LARGEST = 3e4  # half of what float16 holds; a spread is 1
 _MAX_SCORES = 2_500_000  # users x items of one lesson, whatever the graph
@@ -74,7 +73,6 @@ class Lesson:
         ]
         if "text" in names:
             channels.has_text = False
-            channels.typical = torch.zeros_like(channels.typical)
         if "bridge" in names:
             channels.found = torch.zeros_like(channels.found)
             channels.popularity = torch.zeros_like(channels.popularity)
@@ -184,25 +182,25 @@ def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
 
     NDCG@20 adds 1 / log2(1 + rank) for each hidden item on the list: the sum over places k of
     (1 / log2(1 + k) - 1 / log2(2 + k)), the last one whole, times whether the item's score reaches
-    the k-th highest. Here that is a logistic function of the difference, a fifth of the way from
-    the user's 5th score to the 60th wide, so that the loss does not depend on the scores' scale.
+    the k-th highest. Here that is a logistic function of the difference, in a twentieth of the
+    standard deviation of the user's scores, so that the loss does not depend on the scores' scale.
     Items that are visible are on no list.
 
-    The width has to be one of the top. One of all scores is met by stretching those of items that
-    no list will hold, and a long fit then lowers the true measure on its own data. A likelihood is
-    earned on such items as well: the same weights fitted by it rank worse at the top.
+    A likelihood does not do: it is earned on items that no list will hold, and the same weights
+    fitted by it rank worse at the top.
 
     Cost: that of the scores, a partial sort of each user's, and 20 numbers a hidden edge.
     """
     scores = part.scored(model)
-    n_items = scores.shape[1]
-    k = min(_K, n_items)
-    top = torch.topk(scores, min(_TOP[1], n_items), dim=1).values
-    # A user with few items left: the last ones are on the list whatever their score.
-    bars = torch.where(torch.isfinite(top[:, :k]), top[:, :k], top[:, :1].detach() - _FAR)
-    there = torch.isfinite(top).sum(dim=1, keepdim=True).clamp_min(1)
-    first, last = (top.gather(1, there.clamp_max(place) - 1)[:, 0] for place in _TOP)
-    width = (_WIDTH * (first - last)).clamp_min(_LEAST_WIDTH)
+    ranked = torch.isfinite(scores)
+    k = min(_K, scores.shape[1])
+    bars = torch.topk(scores, k, dim=1).values
+    # A user with less than k items left: the last ones are on the list whatever their score.
+    bars = torch.where(torch.isfinite(bars), bars, bars[:, :1].detach() - _FAR)
+    known = torch.where(ranked, scores, 0.0)
+    n = ranked.sum(dim=1).clamp_min(1)
+    variance = known.square().sum(dim=1) / n - (known.sum(dim=1) / n).square()
+    width = _WIDTH * variance.clamp_min(_LEAST_VARIANCE).sqrt()
     own = scores[part.row, part.item]
     reached = torch.sigmoid((own[:, None] - bars[part.row]) / width[part.row, None])
     discounts = 1.0 / torch.log2(torch.arange(2, _K + 2, device=scores.device).float())

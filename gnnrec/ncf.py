@@ -21,7 +21,7 @@ NCF = ("gmf", "mlp", "neumf")
 _ROOT = "ncf users"
 _START = 4.0  # of a cosine of texts against popularity's logits
 _PRODUCT = 4  # width of the product's embeddings against the tower's
-_SMALL = 0.1  # the spread of fresh ids
+_SMALL = 0.1  # the spread of fresh ids where there are no texts
 
 
 class EmbeddingHeads(nn.Module):
@@ -63,10 +63,10 @@ class EmbeddingHeads(nn.Module):
 class ItemIds(nn.Module):
     """Two free vectors per target item: one stands for it among a user's, one as a candidate."""
 
-    def __init__(self, n_items: int, width: int) -> None:
+    def __init__(self, n_items: int, width: int, spread: float) -> None:
         super().__init__()
-        self.of_users = nn.Parameter(_SMALL * torch.randn(n_items, width))
-        self.of_items = nn.Parameter(_SMALL * torch.randn(n_items, width))
+        self.of_users = nn.Parameter(spread * torch.randn(n_items, width))
+        self.of_items = nn.Parameter(spread * torch.randn(n_items, width))
 
     def forward(self, x: GraphInput) -> tuple[Tensor, Tensor]:
         """Return (n_users, width) and (n_items, width); items beyond the table are zero."""
@@ -122,8 +122,12 @@ class NeuMF(Retrainable):
         )
         self.log_scale = nn.Parameter(torch.tensor(_START).log())
         self.bias = ItemBias(0)
+        # Beside texts, ids start without effect; alone they have to differ to learn anything.
+        spread = 0.0 if config.text_dim else _SMALL
         self.residual = (
-            nn.ModuleDict({part: ItemIds(n_target_items, self.widths[part]) for part in parts})
+            nn.ModuleDict(
+                {part: ItemIds(n_target_items, self.widths[part], spread) for part in parts}
+            )
             if n_target_items is not None
             else None
         )

@@ -72,7 +72,7 @@ def text_layers(matrix, item_text):
     text = centred(item_text)
     a = power(matrix.sum(1), -0.5)[:, None] * matrix * power(matrix.sum(0), -0.5)
     first, second = a @ text, a.T @ a @ text
-    deep = unit(first + a @ second) @ unit(text + second).T
+    deep = unit(first + 0.5 * a @ second) @ unit(text + second).T
     return unit(first) @ unit(text).T, deep
 
 
@@ -132,28 +132,16 @@ def all_channels(x, graph_filter, matched):
     )
 
 
-def typical(x, graph_filter, matched):
-    """(n_items,) float64: the mean user's deep_text scores, centred, over their spread."""
-    matrix = matrix_of(x.graph)
-    raw = raw_channels(x, graph_filter, matched).get("deep_text")
-    if raw is None:
-        return torch.zeros(matrix.shape[1], dtype=torch.float64)
-    weights = matrix.sum(0) / matrix.sum()
-    mean = raw[matrix.sum(1) > 0].mean(0)
-    mean = mean - mean @ weights
-    return mean / (mean.square() @ weights).sqrt()
-
-
 def network(p, name, inputs):
     hidden = torch.tanh(inputs @ p[f"{name}.0.weight"].T + p[f"{name}.0.bias"])
     return hidden @ p[f"{name}.2.weight"].T + p[f"{name}.2.bias"]
 
 
-def blended(p, channels, user_degrees, item_degrees, about, popularity, typical_user):
+def blended(p, channels, user_degrees, item_degrees, about, popularity):
     """(n_users, n_items) float64 scores, differentiable in the parameters `p`."""
     about, popularity = about.double(), popularity.double()
-    n, of_graph = len(NAMES), about[:9]
-    areas, lifts = about[9 : 9 + n], about[9 + n :]
+    n, of_graph = len(NAMES), about[:8]
+    areas, lifts = about[8 : 8 + n], about[8 + n :]
     n_present = max(int((channels.abs().amax(dim=(1, 2)) > 0).sum()), 1)
     of_all = torch.stack([areas.sum() / n_present, lifts.sum() / n_present, lifts.max()])
     log_degree = user_degrees.double().log1p()
@@ -161,7 +149,7 @@ def blended(p, channels, user_degrees, item_degrees, about, popularity, typical_
     for c in range(n):
         told = torch.cat([torch.stack([areas[c], lifts[c]]), of_graph, of_all])
         inputs = torch.cat([log_degree[:, None] / 3, told.repeat(len(log_degree), 1)], dim=1)
-        moved = 3 * p["log_scale"] + p["log_weight"][c] + log_degree * p["user_slope"][c]
+        moved = p["log_weight"][c] + log_degree * p["user_slope"][c]
         log_gates.append(moved + network(p, "gate_network", inputs)[:, 0])
         slopes.append(p["item_slope"][c] + 0.3 * network(p, "slope_network", told)[0])
     gates = torch.stack(log_gates, dim=1).exp() * (log_degree[:, None] > 0)
@@ -172,7 +160,6 @@ def blended(p, channels, user_degrees, item_degrees, about, popularity, typical_
     bias = (p["bias.slope"] + 0.3 * shift[0]) * torch.log(
         item_degrees.double() + prior + source * popularity
     )
-    bias = bias + torch.exp((p["bias.log_typical"] + shift[3]).clamp(-8, 6)) * typical_user.double()
     return bias + torch.einsum("cui,uc,ic->ui", channels, gates, items)
 
 

@@ -15,7 +15,6 @@ from dense_blend import (
     near_texts,
     permuted,
     popular,
-    typical,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +49,6 @@ def dense_blend(model, x):
         x.item_degrees,
         model.about(x),
         popular(matched, x.graph.n_items),
-        typical(x, model.filter, matched),
     )
 
 
@@ -105,9 +103,7 @@ def test_a_model_of_other_texts_is_refused():
 
 # What a mode trains
 
-HEADS = {"log_scale", "log_weight"} | {
-    f"bias.{name}" for name in ("slope", "log_prior", "log_source", "log_typical")
-}
+HEADS = {"log_weight", "bias.slope", "bias.log_prior", "bias.log_source"}
 LAYERS = HEADS | {"user_slope", "item_slope"}
 NETWORKS = {
     f"{what}_network.{layer}.{kind}"
@@ -125,12 +121,12 @@ def test_what_a_mode_retrains():
     with pytest.raises(ConfigError, match="final:1"):
         model.trained_parameters("final", 2)
     counts = model.count_parameters(model.trained_parameters("heads"))
-    assert counts["trained"] == len(NAMES) + 1 and counts["biases"] == 4
+    assert counts["trained"] == len(NAMES) and counts["biases"] == 3
     # Texts, directions and popularity of 11 items, and the directions' response.
     assert counts["id_tables"] == 11 * (6 + 64 + 1) + 64
     assert model.count_parameters([])["trained"] == 0
     total = sum(p.numel() for p in model.parameters())
-    assert model.count_parameters()["total"] == total - 4
+    assert model.count_parameters()["total"] == total - 3
 
 
 def checkpoint_of(seed=0, text=True, bridges=(11,)):
@@ -272,5 +268,5 @@ def test_the_context_is_measured_on_a_graph_without_the_hidden_edges():
     whole, about = model.channels(x), model.about(x)
     assert torch.equal(about, context(whole, inner, (users, items)))
     # Channels that had seen the edges rank them better, and would say so.
-    assert (context(whole, whole, (users, items)) - about)[9] > 0.2
+    assert (context(whole, whole, (users, items)) - about)[8] > 0.2
     assert model.about(x) is about and model.channels(x) is whole  # made once a graph

@@ -42,9 +42,9 @@ def test_the_areas_are_large_where_a_channel_ranks_the_hidden_edges_first():
             users = np.flatnonzero(x.graph.user_degrees)
             items = getattr(rows[place], pick)(dim=1).numpy()[users]
             about = context(channels, channels, (users, items))
-            area = 0.5 + float(about[9 + place]) * (len(users) + 60) / len(users) / 4
+            area = 0.5 + float(about[8 + place]) * (len(users) + 60) / len(users) / 4
             assert sign * (area - 0.5) > 0.4, (name, pick)
-            lift = 2 * float(about[9 + len(NAMES) + place])
+            lift = 2 * float(about[8 + len(NAMES) + place])
             # All of the edges are on top, or none is, and one is added to both sides.
             expected = np.log((sign > 0) * len(users) + 1) - np.log(0.02 * len(users) + 1)
             assert lift == pytest.approx(expected, abs=1e-5), (name, pick)

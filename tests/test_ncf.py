@@ -269,3 +269,14 @@ def test_chunks_of_users_score_as_all_at_once(monkeypatch):
         monkeypatch.setattr("gnnrec.tower._CHUNK", 1)
         torch.testing.assert_close(vectors.rows(0, N_USERS), expected)
         torch.testing.assert_close(vectors.rows(2, 2), expected[2:2])
+
+
+def test_beside_texts_residual_ids_start_without_effect():
+    x = graph_input(8)
+    torch.manual_seed(3)
+    with_ids, without = NeuMF(config_of(), N_ITEMS), NeuMF(config_of())
+    without.load_state_dict({n: v for n, v in with_ids.state_dict().items() if "residual" not in n})
+    with torch.no_grad():
+        assert torch.equal(with_ids(x).rows(0, N_USERS), without(x).rows(0, N_USERS))
+    alone = NeuMF(config_of(text_dim=0), N_ITEMS)
+    assert all(float(table.std()) > 0.05 for table in alone.residual.parameters())

@@ -56,7 +56,7 @@ _FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }
-_OPTIONAL = {COLD_RECALL, "named_users", "named_items"}
+_OPTIONAL = {COLD_RECALL, "energy_wh", "named_users", "named_items"}
 _WITHOUT = {
     "runs.csv": "no quality, cost or settings",
     "curves.csv": "no time to quality",
