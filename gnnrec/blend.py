@@ -96,10 +96,7 @@ class ChannelBlend(nn.Module):
         self, x: GraphInput, users: Tensor | None = None, blocks: None = None
     ) -> ScoreVectors:
         """Return the scores of the given users (all by default); see `Model.forward`."""
-        if x.text is not None and self.config.text_dim not in (0, x.text.shape[1]):
-            raise ConfigError(
-                f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
-            )
+        x.check_text(self.config.text_dim)
         channels, about = self.channels(x), self.about(x)
         if users is None:
             users = torch.arange(x.graph.n_users, device=x.device)

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from gnnrec.errors import ConfigError
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.storage import whole_file
-from gnnrec.tables import data_error, is_number, read_table, shown
+from gnnrec.tables import data_error, is_number, read_table, read_text, shown
 
 Layout = Literal["gnnrec", "recbole", "movielens", "lenskit", "surprise", "implicit"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -39,8 +39,6 @@ _WRITTEN = {
     "surprise": _Text("\t", False, ("weight",)),
     "recbole": _Text("\t", True, ()),
 }
-
-
 _SUFFIXES = {
     "gnnrec": (".csv", ".tsv", ".parquet", ".jsonl"),
     "recbole": (".inter",),
@@ -84,14 +82,16 @@ def convert(
         raise ConfigError("--items and --items-out go together; give both or neither")
     source = guess_layout(file) if from_ == "auto" else from_
     frame = read_layout(file, source, columns)  # type: ignore[arg-type]
-    write_layout(frame, out, to)  # type: ignore[arg-type]
     done = {"from": source, "to": to, "out": str(out), "n_rows": len(frame)}
     done["columns"] = ", ".join(map(str, frame.columns))
-    if items is not None and items_out is not None:
-        table = read_items_layout(items, source)  # type: ignore[arg-type]
-        write_items_layout(table, items_out, to)  # type: ignore[arg-type]
-        done |= {"items_out": str(items_out), "n_items_in_table": len(table)}
-    return done
+    if items is None or items_out is None:
+        write_layout(frame, out, to)  # type: ignore[arg-type]
+        return done
+    table = read_items_layout(items, source)  # type: ignore[arg-type]
+    with whole_file(items_out) as work:  # both files or none
+        _put_items(table, work, items_out, to)
+        write_layout(frame, out, to)  # type: ignore[arg-type]
+    return done | {"items_out": str(items_out), "n_items_in_table": len(table)}
 
 
 def guess_layout(path: Path) -> Layout:
@@ -162,13 +162,7 @@ def write_layout(frame: pd.DataFrame, path: Path, layout: Layout) -> None:
     Raises:
         ConfigError: The layout cannot hold the log, or the file's suffix is not the layout's.
     """
-    suffixes: dict[str, tuple[str, ...]] = {
-        "recbole": (".inter",),
-        "implicit": (".npz",),
-        "lenskit": (".csv",),
-    }
-    suffixes |= {"gnnrec": (".csv", ".tsv", ".parquet", ".jsonl")}
-    wanted = suffixes.get(layout)
+    wanted = _SUFFIXES.get(layout)
     if wanted and path.suffix not in wanted:
         raise ConfigError(
             f"--out {path}: found the suffix {path.suffix!r}, expected {' or '.join(wanted)} for "
@@ -213,14 +207,10 @@ def read_items_layout(path: Path, layout: Layout) -> pd.DataFrame:
     return frame
 
 
-def write_items_layout(frame: pd.DataFrame, path: Path, layout: Layout) -> None:
-    """Write an items table: recbole's `.item`, or CSV, TSV, Parquet, JSON lines by the suffix.
-
-    Raises:
-        ConfigError: The suffix is not known.
-    """
+def _put_items(frame: pd.DataFrame, work: Path, path: Path, layout: str) -> None:
+    """Write an items table: recbole's `.item`, or any other by the suffix of `path`."""
     if layout != "recbole":
-        _write_own(frame, path)
+        _put(frame, work, path)
         return
     if path.suffix != ".item":
         raise ConfigError(
@@ -229,8 +219,7 @@ def write_items_layout(frame: pd.DataFrame, path: Path, layout: Layout) -> None:
     names = [f"{n}:token" if n == "item_id" else f"{n}:token_seq" for n in map(str, frame.columns)]
     cells = [_plain(frame[name], "\t", layout, str(name)) for name in frame]
     lines = ["\t".join(names), *map("\t".join, zip(*cells, strict=True))]
-    with whole_file(path) as work:
-        work.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    work.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _read_recbole(path: Path) -> pd.DataFrame:
@@ -252,20 +241,25 @@ def _read_recbole(path: Path) -> pd.DataFrame:
 
 def _headless(path: Path) -> pd.DataFrame:
     """Read `user item rating [timestamp]` by `::`, tab, comma or space."""
-    text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    first = text.split("\n", 1)[0]
+    text = read_text(path)
+    first = text.lstrip().split("\n", 1)[0]
     mark = next((m for m in ("::", "\t", ",", " ") if m in first), "\t")
-    rows = [line.split(mark) for line in text.splitlines() if line.strip()]
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    rows = [line.rstrip("\r").split(mark) for _, line in lines]
     if not rows:
         raise data_error(str(path), "no rows", "user item rating [timestamp]", "check the path")
     width = len(rows[0])
     if width not in (3, 4):
         found = f"{width} columns"
         raise data_error(str(path), found, "3 or 4: user item rating [timestamp]", "check it", 1)
-    for number, row in enumerate(rows, start=1):
+    for (number, _), row in zip(lines, rows, strict=True):
         if len(row) != width:
             raise data_error(
-                str(path), f"{len(row)} columns", f"{width} as in row 1", "correct the row", number
+                str(path),
+                f"{len(row)} columns",
+                f"{width} as in row {lines[0][0]}",
+                "correct the row",
+                number,
             )
     return pd.DataFrame(rows, columns=list(COLUMNS[:width]))
 
@@ -309,17 +303,22 @@ def _write_matrix(frame: pd.DataFrame, path: Path) -> None:
 
 def _write_own(frame: pd.DataFrame, path: Path) -> None:
     with whole_file(path) as work:
-        if path.suffix == ".parquet":
-            frame.to_parquet(work, index=False)
-        elif path.suffix == ".jsonl":
-            frame.to_json(work, orient="records", lines=True, force_ascii=False)
-        elif path.suffix in (".csv", ".tsv"):
-            frame.to_csv(work, index=False, sep="," if path.suffix == ".csv" else "\t")
-        else:
-            raise ConfigError(
-                f"{path}: found the suffix {path.suffix!r}, expected .csv, .tsv, .parquet or "
-                ".jsonl; rename it"
-            )
+        _put(frame, work, path)
+
+
+def _put(frame: pd.DataFrame, work: Path, path: Path) -> None:
+    """Write a table in gnnrec's own layout, by the suffix of `path`."""
+    if path.suffix == ".parquet":
+        frame.to_parquet(work, index=False)
+    elif path.suffix == ".jsonl":
+        frame.to_json(work, orient="records", lines=True, force_ascii=False)
+    elif path.suffix in (".csv", ".tsv"):
+        frame.to_csv(work, index=False, sep="," if path.suffix == ".csv" else "\t")
+    else:
+        raise ConfigError(
+            f"{path}: found the suffix {path.suffix!r}, expected .csv, .tsv, .parquet or "
+            ".jsonl; rename it"
+        )
 
 
 def _beside(path: Path, side: str) -> Path:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gnnrec.device import numpy_generator, torch_generator
+from gnnrec.errors import ConfigError
 from gnnrec.graph import BipartiteGraph
 from gnnrec.neighbours import Blocks, NeighbourSampler
 from gnnrec.propagate import SparseOperator, propagate
@@ -93,6 +94,17 @@ class GraphInput:
         other.item_text = item_text.to(self.device)
         other.text = centre_text(other.item_text)
         return other
+
+    def check_text(self, text_dim: int) -> None:
+        """Check that a model that reads vectors of that length (0: none) can read these.
+
+        Raises:
+            ConfigError: They have another length.
+        """
+        if self.text is not None and text_dim not in (0, self.text.shape[1]):
+            raise ConfigError(
+                f"this model reads {text_dim}-d text vectors, found {self.text.shape[1]}-d"
+            )
 
     @cached_property
     def adjacency(self) -> SparseOperator:

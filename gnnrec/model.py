@@ -11,7 +11,6 @@ from gnnrec.blend import ChannelBlend
 from gnnrec.config import ModelConfig
 from gnnrec.encoders import build_encoder
 from gnnrec.encoders.base import Block
-from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.heads import (
@@ -96,10 +95,7 @@ class Model(Retrainable):
         Raises:
             ConfigError: The text vectors' length is not the one the model was made for.
         """
-        if x.text is not None and self.config.text_dim not in (0, x.text.shape[1]):
-            raise ConfigError(
-                f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
-            )
+        x.check_text(self.config.text_dim)
         reference = x.reference_users
         items, item_weights, n_items = None, x.item_degrees, x.graph.n_items
         if blocks is None:

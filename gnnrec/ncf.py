@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from gnnrec.config import ModelConfig
-from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import unit
 from gnnrec.heads import ItemBias
@@ -18,7 +17,7 @@ from gnnrec.scores import ScoreVectors
 from gnnrec.tower import Tower, TowerScores
 
 NCF = ("gmf", "mlp", "neumf")
-_ROOT = "ncf users"
+_ROOT, _TEXTS = "ncf users", "ncf texts"  # what it keeps of a graph
 _START = 4.0  # of a cosine of texts against popularity's logits
 _PRODUCT = 4  # width of the product's embeddings against the tower's
 _SMALL = 0.1  # the spread of fresh ids where there are no texts
@@ -113,13 +112,8 @@ class NeuMF(Retrainable):
             {p: EmbeddingHeads(config.text_dim, self.widths[p]) for p in parts}
         )
         self.tower = Tower(tower, config.n_layers) if "mlp" in parts else None
-        sizes = {"gmf": self.widths["gmf"], "mlp": config.dim}
-        self.fusion = nn.ParameterDict(
-            {
-                p: nn.Parameter(torch.ones(sizes[p]) if p == "gmf" else _fresh(sizes[p]))
-                for p in parts
-            }
-        )
+        fresh = {"gmf": torch.ones(self.widths["gmf"]), "mlp": _fresh(config.dim)}
+        self.fusion = nn.ParameterDict({part: nn.Parameter(fresh[part]) for part in parts})
         self.log_scale = nn.Parameter(torch.tensor(_START).log())
         self.bias = ItemBias(0)
         # Beside texts, ids start without effect; alone they have to differ to learn anything.
@@ -136,20 +130,12 @@ class NeuMF(Retrainable):
         self, x: GraphInput, users: Tensor | None = None, blocks: None = None
     ) -> ScoreVectors:
         """Return the scores of the given users (all by default); see `Model.forward`."""
-        if x.text is not None and self.config.text_dim not in (0, x.text.shape[1]):
-            raise ConfigError(
-                f"this model reads {self.config.text_dim}-d text vectors, found {x.text.shape[1]}-d"
-            )
+        x.check_text(self.config.text_dim)
         wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
         known = (x.user_degrees.index_select(0, wanted) > 0).float()[:, None]
         scale = self.log_scale.exp()
         texts = self._texts(x, wanted)
-        nobody = x.item_degrees.new_zeros(len(wanted), 0)
-        user_parts, item_parts, part = (
-            [nobody],
-            [x.item_degrees.new_zeros(x.graph.n_items, 0)],
-            None,
-        )
+        user_parts, item_parts, part = [], [], None
         for name, heads in self.heads.items():
             ids = self._ids(x, name, wanted)
             p, q = heads(texts, ids)
@@ -175,16 +161,13 @@ class NeuMF(Retrainable):
         if x.text is None or not self.config.text_dim:
             return None
 
-        def make() -> tuple[Tensor, Tensor]:
-            tables = x.propagated_text(3)
-            first, third, start, second = tables[0][1], tables[0][3], tables[1][0], tables[1][2]
+        if _TEXTS not in x.kept:
+            of_users, of_items, _ = x.propagated_text(3)
+            first, third, start, second = of_users[1], of_users[3], of_items[0], of_items[2]
             assert first is not None and third is not None
             assert start is not None and second is not None
-            return unit(first + third), unit(start + second)
-
-        if "ncf texts" not in x.kept:
-            x.kept["ncf texts"] = make()
-        both: tuple[Tensor, Tensor] = x.kept["ncf texts"]
+            x.kept[_TEXTS] = unit(first + third), unit(start + second)
+        both: tuple[Tensor, Tensor] = x.kept[_TEXTS]
         return both[0].index_select(0, users), both[1]
 
     def _ids(self, x: GraphInput, part: str, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +210,7 @@ class NeuMF(Retrainable):
         """Rows of the residual id tables; None without any."""
         if self.residual is None:
             return None
-        return max(len(ids.of_items) for ids in self.residual.values())  # type: ignore[arg-type]
+        return len(next(iter(self.residual.values())).of_items)  # type: ignore[arg-type]
 
 
 def _fresh(width: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from gnnrec.config import ModelConfig, Retrain
 from gnnrec.errors import ConfigError
 
 
-class Retrainable(nn.Module):
+class Retrainable(nn.Module, ABC):
     """A model whose parameters are told apart by the beginnings of their names.
 
     Attributes:
@@ -28,13 +29,13 @@ class Retrainable(nn.Module):
     calibrating_names: ClassVar[tuple[str, ...]]
     id_names: ClassVar[tuple[str, ...]]
 
+    @abstractmethod
     def n_retrained_layers(self) -> int:
         """How many layers there are for final:K."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layer_parameters(self, layer: int) -> list[str]:
         """Full names of the parameters of layer 1..n_retrained_layers()."""
-        raise NotImplementedError
 
     def trained_parameters(self, retrain: Retrain, n_layers: int = 0) -> list[str]:
         """Names of the parameters that a retraining mode trains, in a stable order.

@@ -139,6 +139,19 @@ def read_table(path: str | Path, like: str | None = None) -> pd.DataFrame:
     return frame
 
 
+def read_text(path: Path) -> str:
+    """Return a text file's content, unpacked.
+
+    Raises:
+        DataError: Missing, damaged, or not UTF-8.
+    """
+    if not path.is_file():
+        raise data_error(str(path), "no such file", "a readable file", "check the path")
+    data = _content(path)
+    _check_utf8(str(path), data)
+    return data.decode("utf-8")
+
+
 def table_suffix(path: Path) -> str:
     """Return the suffix that tells the format, in lower case: the one before a `.gz`."""
     suffix = path.suffix.lower()

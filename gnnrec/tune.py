@@ -119,7 +119,7 @@ def tune(
         config = config.model_copy(update={"retrain": retrain})
     space = space_of(checkpoint.model(), retrain)
     prepared = prepare(log, checkpoint.config.text_model, config, str(resolve_device(device)))
-    repeats_of(prepared, config)  # refuses what is too small before anything is written
+    repeats = repeats_of(prepared, config)  # refuses what is too small before anything is written
     out.mkdir(parents=True, exist_ok=True)
     (out / "values").mkdir(exist_ok=True)
     about = {
@@ -135,15 +135,14 @@ def tune(
     deadline = math.inf if minutes is None else time.time() + 60.0 * minutes
     job = _Job(checkpoint, log, config, out, retrain, n_trials, deadline, device, about)
     if workers == 1:
-        _work(job, 0, prepared)
+        _work(job, 0, repeats)
     else:
         with concurrent.futures.ProcessPoolExecutor(
             workers, mp_context=multiprocessing.get_context("spawn")
         ) as pool:
-            for done in [
-                pool.submit(_work, job, number, None, workers) for number in range(workers)
-            ]:
-                done.result()
+            parts = [pool.submit(_work, job, n, None, workers) for n in range(workers)]
+            for part in parts:
+                part.result()
     return _finish(study, space, config, out, about, time.perf_counter() - started, say)
 
 
@@ -160,16 +159,16 @@ class _Job:
     about: dict[str, Any]
 
 
-def _work(job: _Job, number: int, prepared: Prepared | None = None, workers: int = 1) -> None:
-    """One process of a search."""
+def _work(job: _Job, number: int, repeats: list[Repeat] | None = None, workers: int = 1) -> None:
+    """One process of a search; one of several cuts the target for itself."""
     import optuna
 
     where = resolve_device(job.device)
     if workers > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    if prepared is None:
+    if repeats is None:
         prepared = prepare(job.log, job.checkpoint.config.text_model, job.config, str(where))
-    repeats = repeats_of(prepared, job.config)
+        repeats = repeats_of(prepared, job.config)
     space = space_of(job.checkpoint.model(), job.retrain)
     study = _open(job.out, job.config.seed + number, job.about)
 
@@ -182,11 +181,7 @@ def _work(job: _Job, number: int, prepared: Prepared | None = None, workers: int
             trial.report(float(values[-1].mean()), place)
             if place + 1 < len(repeats) and trial.should_prune():
                 raise optuna.TrialPruned
-        with (
-            whole_file(job.out / "values" / f"{trial.number}.npy") as path,
-            path.open("wb") as file,
-        ):
-            np.save(file, np.concatenate(values), allow_pickle=False)
+        _write_values(job.out, trial.number, np.concatenate(values))
         return float(np.mean([value.mean() for value in values]))
 
     def enough() -> bool:
@@ -244,10 +239,9 @@ def require_tune_extra() -> None:
 
 def _open(out: Path, seed: int, about: dict[str, Any]) -> optuna.Study:
     import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(out / _JOURNAL)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -302,14 +296,9 @@ def _finish(
         raise ConfigError(
             "tune: found no finished trial of the defaults, expected one; give it more --minutes"
         )
-    defaults, best = (
-        next(t for t in done if _is_defaults(t)),
-        max(done, key=lambda t: (t.value or 0.0, -t.number)),
-    )
-    first, other = (
-        np.load(out / "values" / f"{t.number}.npy", allow_pickle=False) for t in (defaults, best)
-    )
-    gap = other - first
+    defaults = next(t for t in done if _is_defaults(t))
+    best = max(done, key=lambda t: (t.value or 0.0, -t.number))
+    gap = _values(out, best.number) - _values(out, defaults.number)
     error = float(gap.std(ddof=1) / math.sqrt(len(gap))) if len(gap) > 1 else math.inf
     bar = float(norm.isf(_CHANCE / max(len(study.trials) - 1, 1)))
     taken = best.number != defaults.number and float(gap.mean()) > bar * error

@@ -98,6 +98,16 @@ CASES = [
     ("data convert log.csv --to implicit --out o.csv", ["o.csv", ".npz"]),
     ("data convert columns.csv --to recbole --out o.inter", ["columns.csv", "user column"]),
     ("data convert ragged.csv --to recbole --out o.inter", ["ragged.csv", "row 3"]),
+    ("data convert latin.txt --from surprise --to recbole --out o.inter", ["latin.txt", "0xe9"]),
+    ("data convert no.dat --from movielens --to recbole --out o.inter", ["no.dat", "no such file"]),
+    (
+        "data convert log.csv --to recbole --out o.inter --items items.csv --items-out o.csv",
+        ["o.csv", ".item"],
+    ),
+    (
+        "data convert log.csv --to recbole --out o.csv --items items.csv --items-out o.item",
+        ["o.csv", ".inter"],
+    ),
     ("data convert log.csv --from recbole --to lenskit --out o.csv", ["log.csv", "row 1"]),
     ("tune no --target log.csv --trials 1 --out o", ["no", "no such folder"]),
     ("tune ck --target no.csv --trials 1 --out o", ["no.csv"]),

@@ -8,7 +8,7 @@ import pytest
 
 from gnnrec.interactions import Interactions
 from gnnrec.items import ItemTable
-from gnnrec.readiness import FEW_INTERACTIONS, readiness
+from gnnrec.readiness import readiness
 from gnnrec.sources import Log
 
 READS = {"name": "tiny", "encoder": "channels", "reads_text": True, "text_model": "MiniLM"}
@@ -62,7 +62,6 @@ def test_each_lack_has_its_own_words(log, checkpoint, subject, words):
 def test_a_checkpoint_without_text_asks_for_none():
     assert found(PLAIN, log_of(with_text=None))["texts"].good
     assert found(PLAIN, log_of(times=False))["timestamps"].good
-    assert FEW_INTERACTIONS > 400
 
 
 def test_the_command_says_it(run, checkpoint_folder, frame, tmp_path):
