@@ -28,7 +28,7 @@ from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
 from gnnrec.runs import pretrain_run
 from gnnrec.select import rank_checkpoints
 from gnnrec.sources import open_log
-from gnnrec.text import DEFAULT_TEXT_MODEL
+from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder
 
 SOURCES = ("goodbooks-10k", "ml-1m", "online-retail", "movietweetings-100k", "ifdb")
 TARGETS = ("ml-latest-small", "ml-100k", "online-retail", "movietweetings-100k", "ifdb")
@@ -61,7 +61,7 @@ def rows_of(target: str) -> list[dict[str, Any]]:
         config = TransferConfig(
             fraction=FRACTION, seed=seed, split_seed=seed, retrain="final:1", guard=False
         )
-        prepared = prepare(log, DEFAULT_TEXT_MODEL, config, "cpu")
+        prepared = prepare(log, TextEncoder(DEFAULT_TEXT_MODEL), config)
         kept = np.sort(np.concatenate([prepared.split.train, prepared.split.validation]))
         small = dataclasses.replace(log, interactions=log.interactions.select(kept))
         ranked = rank_checkpoints(small, candidates)

@@ -21,6 +21,7 @@ from gnnrec.metrics import per_user_metrics
 from gnnrec.scores import ScoreVectors
 from gnnrec.sources import Log
 from gnnrec.split import Split, make_split
+from gnnrec.text import TextEncoder
 from gnnrec.transfer import Adapted, Target, adapt
 
 
@@ -83,19 +84,18 @@ class Prepared:
 
 
 def prepare(
-    log: Log, text_model: str | None, config: TransferConfig, device: str = "cpu", kind: str = ""
+    log: Log, encoder: TextEncoder | None, config: TransferConfig, kind: str = ""
 ) -> Prepared:
     """Encode a target's texts and split its log by the configured protocol.
 
     Args:
         log: The target.
-        text_model: What the checkpoint's text vectors come from; None reads no text.
+        encoder: What the checkpoint's text vectors come from; None reads no text.
         config: Fraction, test share, validation share, seeds.
-        device: For the text encoder.
         kind: ratio or time; by default config.split. none holds nothing out for testing.
     """
     started = time.perf_counter()
-    catalogue = Catalogue.build(log.interactions, log.items, text_model, device)
+    catalogue = Catalogue.build(log.interactions, log.items, encoder)
     return prepare_catalogue(log, catalogue, config, time.perf_counter() - started, kind)
 
 
@@ -156,6 +156,8 @@ def run_arm(
     train_seconds = time.perf_counter() - started
     started = time.perf_counter()
     x = prepared.visible(adapted.model.config.spectral_rank, device)
+    if adapted.text is not None:
+        x = x.with_text(adapted.text.table)
     with torch.no_grad():
         scores = adapted.model(x)
     return _measure(prepared, config.retrain, x, scores, adapted, train_seconds, started, ks)

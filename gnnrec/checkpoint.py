@@ -14,15 +14,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gnnrec.config import ModelConfig, validate
+from gnnrec.config import ModelConfig, graph_mode, parse_retrain, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 from gnnrec.model import Transferable, build_model
 from gnnrec.storage import read_json, verify, whole_folder, write_json
+from gnnrec.text import TextEncoder
+from gnnrec.text_layers import Delta, check_delta
 
 FORMAT = 1
 _FILES = ("model.safetensors", "config.json", "training.json", "golden.safetensors", "README.md")
+TEXT_FILE = "text.safetensors"
 _GOLDEN_TOLERANCE = 1e-5
 _GOLDEN_USERS, _GOLDEN_ITEMS = 12, 17
 
@@ -36,12 +39,15 @@ class Checkpoint:
         config: The architecture.
         state: Parameter name -> tensor, without anything tied to a source's users or items.
         training: Data names and sha256, counts, steps, seconds, seed, versions.
+        text: Low-rank differences of the sentence encoder's last layers, float16; none where it is
+            as its makers left it.
     """
 
     name: str
     config: ModelConfig
     state: dict[str, Tensor]
     training: dict[str, Any] = field(default_factory=dict)
+    text: Delta = field(default_factory=dict)
 
     def model(self, n_target_items: int | None = None, *, pretrained: bool = True) -> Transferable:
         """Build the model; fresh parameters come from torch's global generator."""
@@ -52,6 +58,29 @@ class Checkpoint:
         if pretrained:
             model.load_pretrained(self.state)
         return model
+
+    def text_encoder(self, device: str = "cpu") -> TextEncoder | None:
+        """Return what encodes texts for this model; None where it reads none.
+
+        Raises:
+            ConfigError: The `[text]` extra is missing, or the text model cannot be loaded.
+        """
+        if not self.config.text_dim or self.config.text_model is None:
+            return None
+        return TextEncoder(self.config.text_model, device, self.text)
+
+    def check_retrain(self, retrain: str) -> None:
+        """Check that a mode can be had of this model.
+
+        Raises:
+            ConfigError: It has no such layers, or reads no text.
+        """
+        self.model().trained_parameters(*graph_mode(retrain))
+        if parse_retrain(retrain)[0] == "text" and not self.config.text_dim:
+            raise ConfigError(
+                f"--retrain {retrain}: found the checkpoint {self.name} that reads no text; "
+                "expected another mode, or a checkpoint that does"
+            )
 
     def save(self, folder: str | Path) -> Path:
         """Write the checkpoint's folder whole, beside, then renamed.
@@ -65,6 +94,8 @@ class Checkpoint:
                 {k: v.detach().cpu().contiguous() for k, v in self.state.items()},
                 work / "model.safetensors",
             )
+            if self.text:
+                save_file(self.text, work / TEXT_FILE)
             write_json(work / "config.json", {"format": FORMAT, "model": self.config.model_dump()})
             write_json(work / "training.json", self.training)
             save_file({"scores": self._golden_scores()}, work / "golden.safetensors")
@@ -101,7 +132,13 @@ class Checkpoint:
             model_config,
             read_tensors(folder / "model.safetensors"),
             read_json(folder / "training.json"),
+            read_delta(folder),
         )
+        if bool(checkpoint.text) != bool(model_config.text_layers):
+            raise CheckpointError(
+                f"{folder}: found {'a' if checkpoint.text else 'no'} {TEXT_FILE}, and in its "
+                f"configuration {model_config.text_layers} retrained text layers"
+            )
         with torch.device("meta"):  # shapes only: a lying size must not allocate
             skeleton = build_model(model_config)
         check_state(skeleton, checkpoint.state, folder)
@@ -146,7 +183,13 @@ class Checkpoint:
             "",
             f"A {self.config.encoder} encoder of gnnrec, "
             + (
-                f"reading item text through {self.config.text_model}."
+                f"reading item text through {self.config.text_model}"
+                + (
+                    f", whose last {self.config.text_layers} layers are changed by "
+                    f"{sum(part.numel() for part in self.text.values())} numbers."
+                    if self.text
+                    else "."
+                )
                 if self.config.text_dim
                 else "text-free: it needs nothing but interactions."
             ),
@@ -211,6 +254,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors ({error})") from error
+
+
+def read_delta(folder: Path) -> Delta:
+    """Return a folder's differences of a sentence encoder; empty where it has none.
+
+    Raises:
+        CheckpointError: The file is not what `gnnrec.text_layers` makes.
+    """
+    if not (folder / TEXT_FILE).is_file():
+        return {}
+    delta = read_tensors(folder / TEXT_FILE)
+    try:
+        check_delta(delta)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / TEXT_FILE}: {error}") from error
+    return delta
 
 
 def versions() -> dict[str, str]:

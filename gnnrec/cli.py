@@ -95,7 +95,9 @@ def pretrain(
     out: Out,
     encoder: Annotated[
         str | None,
-        typer.Option(help="lightgcn, graphsage, graph-filter, channels, gmf, mlp, neumf."),
+        typer.Option(
+            help="lightgcn, graphsage, graph-filter, channels, gmf, mlp, neumf, two-tower."
+        ),
     ] = None,
     items: Annotated[
         list[Path] | None, typer.Option(help="Items files of the FILE sources, in their order.")
@@ -105,6 +107,9 @@ def pretrain(
     ] = None,
     text_model: Annotated[
         str | None, typer.Option(help="Sentence encoder, name or folder.")
+    ] = None,
+    text_layers: Annotated[
+        int | None, typer.Option(min=0, help="Last layers of the sentence encoder to retrain too.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     seed: Seed = None,
@@ -145,6 +150,7 @@ def pretrain(
     overrides = {
         "model.encoder": encoder,
         "model.text_model": text_model,
+        "model.text_layers": text_layers,
         "train.max_steps": max_steps,
         "seed": seed,
     }
@@ -158,7 +164,7 @@ def transfer(
     out: Out,
     items: Annotated[Path | None, typer.Option(help="Items file: item_id and text.")] = None,
     retrain: Annotated[
-        str | None, typer.Option(help="zero-shot, heads, final:K, full or scratch.")
+        str | None, typer.Option(help="zero-shot, heads, final:K, text:K, full or scratch.")
     ] = None,
     test: Annotated[
         str | None, typer.Option(help="FILE of held-out interactions, or none; default: a split.")

@@ -55,7 +55,7 @@ def tune(
     Writes tuned.toml, for gnnrec transfer --config. Started again, it goes on where it was.
     """
     from gnnrec.checkpoint import Checkpoint
-    from gnnrec.config import TransferConfig, load_config, parse_retrain
+    from gnnrec.config import TransferConfig, load_config
     from gnnrec.tune import require_tune_extra
     from gnnrec.tune import tune as search
     from gnnrec.zoo import resolve
@@ -63,7 +63,7 @@ def tune(
     require_tune_extra()
     settings = load_config(TransferConfig, config, {"seed": seed, "retrain": retrain})
     source = Checkpoint.load(resolve(checkpoint))
-    source.model().trained_parameters(*parse_retrain(settings.retrain))
+    source.check_retrain(settings.retrain)
     log = open_named(
         target,
         items,

@@ -98,7 +98,7 @@ def transfer_command(
     if folder.resolve() == out.resolve():
         raise ConfigError(f"--out {out}: found the checkpoint itself; name another folder")
     source = Checkpoint.load(folder)
-    source.model().trained_parameters(*parse_retrain(config.retrain))
+    source.check_retrain(config.retrain)
     log = open_target()
     if source.config.text_dim and log.items is None:
         say(

@@ -51,7 +51,7 @@ def compare(
     meta: dict[str, Any] = {}
     for seed in seeds:
         settings = config.model_copy(update={"seed": seed})
-        prepared = prepare(log, checkpoint.config.text_model, settings, device)
+        prepared = prepare(log, checkpoint.text_encoder(device), settings)
         if not meta:
             kept = prepared.split.kept
             meta = {

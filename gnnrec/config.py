@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gnnrec.errors import ConfigError
 
-Retrain = Literal["zero-shot", "heads", "final", "full", "scratch"]
+Retrain = Literal["zero-shot", "heads", "final", "text", "full", "scratch"]
 
 
 class Settings(BaseModel):
@@ -23,13 +23,16 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """The architecture: what a checkpoint's config.json holds."""
 
-    encoder: Literal["lightgcn", "graphsage", "graph-filter", "channels", "gmf", "mlp", "neumf"] = (
-        "lightgcn"
-    )
+    encoder: Literal[
+        "lightgcn", "graphsage", "graph-filter", "channels", "gmf", "mlp", "neumf", "two-tower"
+    ] = "lightgcn"
     dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
     text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
     text_model: str | None = Field(None, description="sentence encoder the text vectors come from")
+    text_layers: int = Field(
+        0, ge=0, le=64, description="last layers of the sentence encoder that pretraining retrains"
+    )
     spectral_rank: int = Field(64, ge=1, le=1024)
     bridges: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="channels: items of each source's table; filled in by pretraining"
@@ -45,6 +48,8 @@ class ModelConfig(Settings):
             return {"n_layers": 1, "spectral_rank": 128} | data
         if isinstance(data, dict) and data.get("encoder") in ("gmf", "mlp", "neumf"):
             return {"dim": 8, "n_layers": 2} | data
+        if isinstance(data, dict) and data.get("encoder") == "two-tower":
+            return {"dim": 384, "n_layers": 1} | data
         return data
 
     @model_validator(mode="after")
@@ -80,10 +85,23 @@ class TrainConfig(Settings):
     )
 
 
+# A batch of texts goes through layers of a transformer and back: few steps, small batches.
+_TEXT = TrainConfig(
+    learning_rate=5e-4,
+    pull_to_start=1e-3,
+    batch_size=128,
+    n_negatives=128,
+    max_steps=60,
+    evaluate_every=15,
+    patience=2,
+)
+
+
 class PretrainConfig(Settings):
     """Pretraining on sub-sampled source graphs with the supervised edges hidden."""
 
     model: ModelConfig = ModelConfig()
+    text: TrainConfig = _TEXT.model_copy(update={"max_steps": 200, "evaluate_every": 50})
     # The pull keeps the text projection near the texts' own geometry: without it an encoder
     # pretrained on one source ranked worse on others than raw text does.
     train: TrainConfig = TrainConfig(
@@ -126,6 +144,7 @@ class TransferConfig(Settings):
     # together, the matrices over-fit before the calibration has settled.
     calibrate: TrainConfig = TrainConfig(learning_rate=1e-2, max_steps=200)
     train: TrainConfig = TrainConfig()
+    text: TrainConfig = _TEXT
     weigh: TrainConfig = TrainConfig(learning_rate=3e-2, max_steps=60, evaluate_every=10)
     n_weigh_folds: int = Field(
         10, ge=2, description="channels: parts of the training edges, hidden in turn"
@@ -246,20 +265,32 @@ def check_fan_out(model: ModelConfig, train: TrainConfig) -> None:
 
 
 def parse_retrain(text: str) -> tuple[Retrain, int]:
-    """Split `zero-shot|heads|final:K|full|scratch` into (kind, K); K is 0 where it has no meaning.
+    """Split `zero-shot|heads|final:K|text:K|full|scratch` into (kind, K).
+
+    K is 0 where it has no meaning.
 
     Raises:
         ConfigError: Anything else.
     """
     kind, _, count = text.partition(":")
-    if kind == "final" and count.isascii() and count.isdigit() and int(count) > 0:
-        return "final", int(count)
+    if kind in ("final", "text") and count.isascii() and count.isdigit() and int(count) > 0:
+        return kind, int(count)  # type: ignore[return-value]
     if text == kind and kind in ("zero-shot", "heads", "full", "scratch"):
         return kind, 0  # type: ignore[return-value]
     raise ConfigError(
-        f"--retrain {text!r} is not known; expected zero-shot, heads, final:K (K >= 1), full or "
-        "scratch"
+        f"--retrain {text!r} is not known; expected zero-shot, heads, final:K or text:K (K >= 1), "
+        "full or scratch"
     )
+
+
+def graph_mode(retrain: str) -> tuple[Retrain, int]:
+    """Return what a mode retrains of the model behind the texts: text:K as final:1.
+
+    Raises:
+        ConfigError: No such mode.
+    """
+    kind, n_layers = parse_retrain(retrain)
+    return ("final", 1) if kind == "text" else (kind, n_layers)
 
 
 def _keys(kind: type[BaseModel]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 
 from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint
-from gnnrec.config import ModelConfig, parse_retrain
+from gnnrec.config import ModelConfig
 from gnnrec.device import derive_seed
 from gnnrec.errors import ConfigError
 from gnnrec.model import build_model
@@ -87,15 +87,17 @@ class Materials:
             ConfigError: A retraining mode that an encoder does not have.
         """
         for encoder in self.suite.encoders:
-            model = build_model(self.model_config(encoder))
+            scratch = self.scratch(encoder)
             for arm in (*self.suite.arms, self.suite.shuffled):
                 if arm != SHUFFLED and family(arm) != "baseline":
-                    model.trained_parameters(*parse_retrain(arm))
+                    scratch.check_retrain(arm)
 
     def _data_set(self, name: str) -> DataSet:
         log = self.open(name)
         started = time.perf_counter()
-        catalogue = Catalogue.build(log.interactions, log.items, self.text_model, self.device)
+        model = self.text_model
+        encoder = None if model is None else TextEncoder(model, self.device)
+        catalogue = Catalogue.build(log.interactions, log.items, encoder)
         seconds = time.perf_counter() - started
         return DataSet(log, catalogue, seconds, str(describe(log)["sha256"]))
 

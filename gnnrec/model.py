@@ -25,6 +25,7 @@ from gnnrec.ncf import NCF, NeuMF
 from gnnrec.neighbours import Blocks
 from gnnrec.retrain import Retrainable
 from gnnrec.scores import ScoreVectors
+from gnnrec.two_tower import TwoTower
 
 
 class Model(Retrainable):
@@ -149,7 +150,7 @@ class Model(Retrainable):
         return None if self.residual is None else len(self.residual.items)
 
 
-Transferable = Model | GraphFilter | ChannelBlend | NeuMF
+Transferable = Model | GraphFilter | ChannelBlend | NeuMF | TwoTower
 
 
 def build_model(config: ModelConfig, n_target_items: int | None = None) -> Transferable:
@@ -165,4 +166,6 @@ def build_model(config: ModelConfig, n_target_items: int | None = None) -> Trans
         return ChannelBlend(config)
     if config.encoder in NCF:
         return NeuMF(config, n_target_items)
+    if config.encoder == "two-tower":
+        return TwoTower(config)
     return Model(config, n_target_items)

@@ -53,6 +53,15 @@ def pretrain(
                 f"source {source.name}: found {len(source.users)} interactions, expected at least "
                 f"{MIN_EDGES} to pretrain on"
             )
+    if config.model.text_layers and not config.model.text_dim:
+        raise ConfigError(
+            "model.text_layers are those of a text model; expected 0 with --no-text, or item texts"
+        )
+    if config.model.encoder == "two-tower" and not config.model.text_dim:
+        raise ConfigError(
+            "two-tower reads nothing but text: leave out --no-text, give --items, or pretrain "
+            "another encoder"
+        )
     if config.model.encoder in NCF and not config.model.text_dim:
         raise ConfigError(
             f"{config.model.encoder} without text has only ids to make embeddings from, which no "

@@ -52,6 +52,7 @@ class Recommender:
         self.config = config or TransferConfig()
         self.device = resolve_device(device)
         self.record: dict[str, Any] = {}
+        self.text_delta = checkpoint.text
         self._catalogue: Catalogue | None = None
         self._model: Transferable | None = None
         self._vectors: ScoreVectors | None = None
@@ -70,7 +71,7 @@ class Recommender:
 
         Args:
             checkpoint: A name of `gnnrec.zoo` or of the hub, or a folder of `gnnrec pretrain`.
-            retrain: zero-shot, heads, final:K, full or scratch.
+            retrain: zero-shot, heads, final:K, text:K, full or scratch.
             seed: Of everything random in `fit`.
             device: auto, cpu or cuda.
 
@@ -107,9 +108,8 @@ class Recommender:
             interactions = Interactions.from_frame(interactions, columns)
         if isinstance(items, pd.DataFrame):
             items = ItemTable.from_frame(items, interactions.columns.item)
-        catalogue = Catalogue.build(
-            interactions, items, self.checkpoint.config.text_model, str(self.device)
-        )
+        encoder = self.checkpoint.text_encoder(str(self.device))
+        catalogue = Catalogue.build(interactions, items, encoder)
         rows = np.arange(interactions.n_interactions)
         train, validation = carve_validation(rows, self.config.validation, self.config.seed)
         target = catalogue.target()
@@ -123,8 +123,7 @@ class Recommender:
         A graph filter's and a blend's few numbers, once chosen, go with any graph.
         """
         if isinstance(first.model, (GraphFilter, ChannelBlend)):
-            self.record["trained"] = first.trained if first.steps else []
-            self._serve(catalogue, first.model)
+            self._serve_adapted(catalogue, first)
             return first
         target = catalogue.target()
         rows = np.arange(len(target.users))
@@ -137,9 +136,16 @@ class Recommender:
             device=self.device,
             fixed_steps=first.best_steps,
         )
-        self.record["trained"] = adapted.trained if adapted.steps else []
-        self._serve(catalogue, adapted.model)
+        self._serve_adapted(catalogue, adapted)
         return adapted
+
+    def _serve_adapted(self, catalogue: Catalogue, adapted: Adapted) -> None:
+        self.record["trained"] = adapted.names
+        self.text_delta = self.checkpoint.text
+        if adapted.text is not None:
+            self.text_delta = adapted.text.delta
+            catalogue = replace(catalogue, text=adapted.text.table.numpy())
+        self._serve(replace(catalogue, texts=None), adapted.model)
 
     def _serve(self, catalogue: Catalogue, model: Transferable) -> None:
         x = catalogue.target().graph_input(
@@ -186,13 +192,11 @@ class Recommender:
         texts, titles = items.align(fresh) if items else ([""] * len(fresh), [""] * len(fresh))
         text = catalogue.text
         if text is not None:
-            model = self.checkpoint.config.text_model
-            assert model is not None
-            new_text = (
-                TextEncoder(model, str(self.device)).encode(texts)
-                if any(texts)
-                else np.zeros((len(fresh), text.shape[1]), dtype=np.float32)
-            )
+            new_text = np.zeros((len(fresh), text.shape[1]), dtype=np.float32)
+            if any(texts):
+                model = self.checkpoint.config.text_model
+                assert model is not None
+                new_text = TextEncoder(model, str(self.device), self.text_delta).encode(texts)
             text = np.concatenate([text, new_text])
         self._serve(Catalogue(merged, catalogue.titles + titles, text), self.model)
         return self
@@ -214,11 +218,8 @@ class Recommender:
         if log.n_users == 1:
             raise DataError(f"user {user!r} is the only one in the log; delete the folder instead")
         kept = log.select(log.users != code)
-        kept = replace(
-            kept,
-            users=kept.users - (kept.users > code),
-            user_ids=np.delete(log.user_ids, code),
-        )
+        users = kept.users - (kept.users > code)
+        kept = replace(kept, users=users, user_ids=np.delete(log.user_ids, code))
         self._serve(replace(catalogue, log=kept), self.model)
         return self
 

@@ -21,8 +21,13 @@ from gnnrec.interactions import Interactions, read_interactions
 from gnnrec.pretrain import pretrain
 from gnnrec.recommender import Recommender
 from gnnrec.sources import Log, describe, held_out_sha256
-from gnnrec.split import share_with_history
+from gnnrec.split import carve_validation, share_with_history
+from gnnrec.text import TextEncoder
+from gnnrec.text_tuning import TextTask, tune_text
+from gnnrec.train import TrainResult
 from gnnrec.transfer import adapt
+
+_TEXT_VALIDATION = 0.05  # of a source's edges, on which its text encoder's steps are chosen
 
 
 def pretrain_run(
@@ -36,10 +41,10 @@ def pretrain_run(
     """Pretrain on one or several logs and return the checkpoint with its training record."""
     started = time.perf_counter()
     where = resolve_device(device)
-    text_model = config.model.text_model if config.model.text_dim else None
-    catalogues = [Catalogue.build(x.interactions, x.items, text_model, str(where)) for x in logs]
+    encoder, tuned = _text_encoder(logs, config, str(where), log_file)
+    catalogues = [Catalogue.build(x.interactions, x.items, encoder) for x in logs]
     for log, catalogue in zip(logs, catalogues, strict=True):
-        if text_model is not None and catalogue.text is None:
+        if encoder is not None and catalogue.text is None:
             raise ConfigError(
                 f"source {log.name} has no item text and the encoder reads text; leave it out, "
                 "give --items, or pretrain with --no-text"
@@ -56,6 +61,7 @@ def pretrain_run(
         **result.summary(),
         "seconds": {
             "features": round(features, 3),
+            "text": round(0.0 if tuned is None else tuned.seconds, 3),
             "train": round(result.seconds, 3),
             "total": round(time.perf_counter() - started, 3),
         },
@@ -65,7 +71,33 @@ def pretrain_run(
         "versions": versions(),
     }
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    return Checkpoint(name, model.config, state, record)
+    return Checkpoint(name, model.config, state, record, {} if encoder is None else encoder.delta)
+
+
+def _text_encoder(
+    logs: list[Log], config: PretrainConfig, device: str, log_file: Path | None
+) -> tuple[TextEncoder | None, TrainResult | None]:
+    """Make what encodes the sources' texts, its last layers retrained on them if asked for."""
+    if not config.model.text_dim or config.model.text_model is None:
+        return None, None
+    encoder = TextEncoder(config.model.text_model, device)
+    if not config.model.text_layers:
+        return encoder, None
+    tasks = []
+    for log in logs:
+        data = log.interactions
+        texts = [] if log.items is None else log.items.align(data.item_ids)[0]
+        if not any(texts):
+            continue  # refused below, with its name
+        train, held_out = carve_validation(
+            np.arange(data.n_interactions), _TEXT_VALIDATION, config.seed
+        )
+        held = data.users[held_out], data.items[held_out]
+        tasks.append(TextTask(texts, data.users[train], data.items[train], held, data.n_users))
+    delta, result, _, _ = tune_text(
+        tasks, encoder, config.model.text_layers, config.text, config.seed, log=log_file
+    )
+    return TextEncoder(encoder.model, device, delta), result
 
 
 def transfer_run(
@@ -99,7 +131,7 @@ def transfer_run(
     elif test is not None and str(test) != "none":
         held_out = read_interactions(test, log.interactions.columns)
     kind = "" if test is None else "none"
-    prepared = prepare(log, checkpoint.config.text_model, config, str(where), kind)
+    prepared = prepare(log, checkpoint.text_encoder(str(where)), config, kind)
     split_report = {"kind": prepared.split.kind, "sha256": prepared.split_sha256}
     dropped = 0
     if held_out is not None:
@@ -145,7 +177,7 @@ def transfer_run(
         },
         "peak_memory_bytes": peak_memory_bytes(),
         "parameters": adapted.count_parameters(),
-        "trained": adapted.trained if adapted.steps else [],
+        "trained": adapted.names,
         "steps": adapted.steps,
         "best_steps": list(adapted.best_steps),
         "source": checkpoint.name,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
-from gnnrec.checkpoint import Checkpoint, check_state, read_tensors
+from gnnrec.checkpoint import TEXT_FILE, Checkpoint, check_state, read_delta, read_tensors
 from gnnrec.config import ModelConfig, TransferConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.filters import GraphFilter
@@ -53,6 +53,8 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
             {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
             work / "model.safetensors",
         )
+        if recommender.text_delta:
+            save_file(recommender.text_delta, work / TEXT_FILE)
         tensors = {"users": recommender.vectors.users, "items": recommender.vectors.items}
         if recommender.vectors.walk is not None:
             tensors["walk_out"] = recommender.vectors.walk.out
@@ -158,6 +160,7 @@ def load_recommender(
         model_config,
         {k: v for k, v in state.items() if not k.startswith("residual.")},
         about.get("pretraining", {}),
+        read_delta(folder),
     )
     recommender = kind(checkpoint, config, device)
     recommender.record = record

@@ -104,7 +104,8 @@ def _in_random_order(prepared: Prepared, seed: int) -> Prepared:
     def changed(target: Target) -> Target:
         text = target.item_text
         moved = None if text is None else text[torch.from_numpy(order)]
-        return replace(target, items=place[target.items], item_text=moved)
+        texts = target.texts and tuple(target.texts[i] for i in order)
+        return replace(target, items=place[target.items], item_text=moved, texts=texts)
 
     cold = prepared.cold_items
     return replace(
@@ -116,11 +117,13 @@ def _in_random_order(prepared: Prepared, seed: int) -> Prepared:
     )
 
 
-def with_text(prepared: Prepared, text: Tensor | None) -> Prepared:
-    """Return the same target with other text vectors, (n_items, dim) or None."""
+def with_text(
+    prepared: Prepared, text: Tensor | None, texts: tuple[str, ...] | None = None
+) -> Prepared:
+    """Return the same target with other texts and vectors of them, (n_items, dim), or None."""
 
     def changed(target: Target) -> Target:
-        return replace(target, item_text=text)
+        return replace(target, item_text=text, texts=texts)
 
     at_test = None if prepared.at_test is None else changed(prepared.at_test)
     return replace(prepared, target=changed(prepared.target), at_test=at_test)
@@ -139,7 +142,12 @@ def shuffled_text(prepared: Prepared, seed: int) -> Prepared:
     other = numpy_generator(seed, "shuffled text").permutation(rows)
     shuffled = text.clone()
     shuffled[torch.from_numpy(rows)] = text[torch.from_numpy(other)]
-    return with_text(prepared, shuffled)
+    words = prepared.target.texts
+    if words is not None:
+        place = np.arange(len(words))
+        place[rows] = other
+        words = tuple(words[i] for i in place)
+    return with_text(prepared, shuffled, words)
 
 
 def _first_interactions(users: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:

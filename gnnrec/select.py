@@ -25,7 +25,7 @@ from gnnrec.model import Transferable
 from gnnrec.scores import ScoreVectors
 from gnnrec.sources import Log
 from gnnrec.split import split_per_user
-from gnnrec.text import text_available
+from gnnrec.text import TextEncoder, text_available
 from gnnrec.transfer import Target
 
 K = 20
@@ -53,7 +53,7 @@ class _Group:
     """
 
     rank: int
-    text_model: str | None
+    text: str | None  # the name of the encoder
     channels: bytes | None
     members: list[_Candidate] = field(default_factory=list)
     silent: list[_Candidate] = field(default_factory=list)
@@ -109,10 +109,12 @@ def rank_checkpoints(
         raise ConfigError(f"select: found {n_seeds} seeds, expected at least 1")
     where = resolve_device(device)
     has_text = log.items is not None and any(log.items.texts) and text_available()
-    candidates, groups = _grouped(checkpoints, has_text, where)
+    encoders = {c.name: c.text_encoder(str(where)) if has_text else None for c in checkpoints}
+    candidates, groups = _grouped(checkpoints, encoders, where)
+    by_name = {None if e is None else e.name: e for e in (None, *encoders.values())}
     targets = {
-        model: Catalogue.build(log.interactions, log.items, model, str(where)).target()
-        for model in {group.text_model for group in groups} | {None}
+        name: Catalogue.build(log.interactions, log.items, encoder).target()
+        for name, encoder in by_name.items()
     }
     features = time.perf_counter() - started
     plain = targets[None]
@@ -126,7 +128,7 @@ def rank_checkpoints(
         asked[hiding.users] += 1
         popularity[hiding.users] += hiding.ndcg(_popularity(plain, hiding))
         for group in groups:
-            _measure(group, targets[group.text_model], hiding, where)
+            _measure(group, targets[group.text], hiding, where)
     users = np.flatnonzero(asked)
     if not len(users):
         raise DataError(
@@ -165,7 +167,9 @@ def rank_checkpoints(
 
 
 def _grouped(
-    checkpoints: Sequence[Checkpoint], has_text: bool, device: torch.device
+    checkpoints: Sequence[Checkpoint],
+    encoders: dict[str, TextEncoder | None],
+    device: torch.device,
 ) -> tuple[list[_Candidate], list[_Group]]:
     """Load the models and put together what can share a graph's features."""
     candidates: list[_Candidate] = []
@@ -176,18 +180,19 @@ def _grouped(
     # Text readers first: their channels hold all that a text-free blend sees.
     for candidate in sorted(candidates, key=lambda c: not c.checkpoint.config.text_dim):
         config, shared = candidate.checkpoint.config, _shared(candidate.model)
-        text_model = config.text_model if has_text and config.text_dim else None
+        encoder = encoders[candidate.checkpoint.name]
+        text = None if encoder is None else encoder.name
         for group in groups:
             if (group.rank, group.channels) != (config.spectral_rank, shared):
                 continue
-            if group.text_model == text_model:
+            if group.text == text:
                 group.members.append(candidate)
                 break
-            if text_model is None and shared is not None:
+            if text is None and shared is not None:
                 group.silent.append(candidate)
                 break
         else:
-            groups.append(_Group(config.spectral_rank, text_model, shared, [candidate]))
+            groups.append(_Group(config.spectral_rank, text, shared, [candidate]))
     return candidates, groups
 
 

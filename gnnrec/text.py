@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from gnnrec.datasets import cache_folder
 from gnnrec.errors import ConfigError
+from gnnrec.text_layers import Delta, apply_delta, delta_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,21 +27,33 @@ _CHUNK = 2048
 
 
 class TextEncoder:
-    """A frozen BERT-family sentence encoder.
+    """A BERT-family sentence encoder as it is used: nothing here trains it.
 
     Args:
         model: A name or a folder that sentence-transformers loads. all-MiniLM-L6-v2 (384-d) comes
             with the `[text]` extra and needs no network.
         device: Where the transformer runs.
+        delta: What `gnnrec.text_tuning` learned of its last layers, added to them.
+
+    Attributes:
+        name: Tells apart encoders that give different vectors.
 
     Raises:
         ConfigError: The `[text]` extra is not installed, or the model cannot be loaded.
     """
 
-    def __init__(self, model: str = DEFAULT_TEXT_MODEL, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: str = DEFAULT_TEXT_MODEL,
+        device: str = "cpu",
+        delta: Delta | None = None,
+    ) -> None:
         require_text_extra()
         self.model = model
         self.device = device
+        self.delta: Delta = delta or {}
+        self.delta_sha256 = delta_sha256(self.delta) if self.delta else ""
+        self.name = f"{model}+{self.delta_sha256}" if self.delta else model
         self._encoder: SentenceTransformer | None = None
 
     def encode(self, texts: Sequence[str], progress: bool = True) -> np.ndarray:
@@ -74,8 +87,12 @@ class TextEncoder:
         """Length of a vector."""
         return int(self._loaded().get_embedding_dimension() or 0)
 
+    def base(self) -> SentenceTransformer:
+        """Return what sentence-transformers loads, without the delta."""
+        return TextEncoder(self.model, self.device)._loaded()
+
     def _key(self, text: str) -> bytes:
-        return hashlib.sha256(f"{self.model}\0{MAX_TOKENS}\0{text}".encode()).digest()
+        return hashlib.sha256(f"{self.name}\0{MAX_TOKENS}\0{text}".encode()).digest()
 
     def _run(self, texts: list[str]) -> np.ndarray:
         return np.asarray(
@@ -86,6 +103,7 @@ class TextEncoder:
         )
 
     def _loaded(self) -> SentenceTransformer:
+        """What sentence-transformers loads, once, with the delta."""
         if self._encoder is None:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
@@ -99,6 +117,7 @@ class TextEncoder:
                     f"({str(error).splitlines()[0]}); give {DEFAULT_TEXT_MODEL} or a local folder"
                 ) from error
             self._encoder.max_seq_length = MAX_TOKENS
+            apply_delta(self._encoder, self.delta)
         return self._encoder
 
 

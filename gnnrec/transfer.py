@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from gnnrec.blend import ChannelBlend
 from gnnrec.calibrate import weigh
 from gnnrec.checkpoint import Checkpoint
-from gnnrec.config import TransferConfig, parse_retrain
+from gnnrec.config import TransferConfig, graph_mode, parse_retrain
 from gnnrec.device import derive_seed, numpy_generator
+from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
@@ -25,6 +26,9 @@ from gnnrec.model import Transferable
 from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode, folds
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
+from gnnrec.text import TextEncoder
+from gnnrec.text_layers import delta_sha256
+from gnnrec.text_tuning import OwnText, TextTask, own_text
 from gnnrec.train import TrainResult, fit, held_out_loss
 
 
@@ -36,6 +40,8 @@ class Target:
         users: (n,) int64.
         items: (n,) int64.
         item_text: (n_items, text_dim) float32 tensor, or None.
+        texts: n_items texts that it was made from, "" where there is none, or None.
+        text_delta: Digest of what the text model had learned when it made it.
         kept: What `adapt` can use again when it is called with the same rows, as the arms of a
             comparison do.
     """
@@ -45,6 +51,8 @@ class Target:
     n_users: int
     n_items: int
     item_text: Tensor | None = None
+    texts: tuple[str, ...] | None = None
+    text_delta: str = ""
     kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def graph_input(
@@ -68,31 +76,57 @@ class Adapted:
         trained: Names of the parameters that the retraining mode trains.
         stages: What each stage of the training did; none where nothing was trained.
         choice: What a guard kept, transferred or scratch; empty without one.
+        text: The target's texts as the checkpoint's own text model encodes them, retrained or not;
+            None where those of the target are the same.
     """
 
     model: Transferable
     trained: list[str]
     stages: tuple[TrainResult, ...] = ()
     choice: str = ""
+    text: OwnText | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All parameters that were trained, those of the text encoder first."""
+        of_text = [] if self.text is None else self.text.trained
+        return [*of_text, *(self.trained if sum(s.steps for s in self.stages) else [])]
 
     @property
     def steps(self) -> int:
         """Optimiser steps, over all stages."""
-        return sum(stage.steps for stage in self.stages)
+        return sum(stage.steps for stage in self._all)
 
     @property
     def best_steps(self) -> tuple[int, ...]:
         """The step that each stage kept: what a refit repeats."""
-        return tuple(stage.best_step for stage in self.stages)
+        return tuple(stage.best_step for stage in self._all)
 
     @property
     def seconds(self) -> float:
         """Training time, over all stages."""
-        return sum(stage.seconds for stage in self.stages)
+        return sum(stage.seconds for stage in self._all)
+
+    @property
+    def _all(self) -> tuple[TrainResult, ...]:
+        result = None if self.text is None else self.text.result
+        return self.stages if result is None else (result, *self.stages)
 
     def count_parameters(self) -> dict[str, int]:
-        """See `Retrainable.count_parameters`; nothing counts as trained where no step was made."""
-        return self.model.count_parameters(self.trained if self.steps else [])
+        """See `Retrainable.count_parameters`; nothing counts as trained where no step was made.
+
+        A retrained text encoder's are in `text_encoder`, and its low-rank differences among the
+        trained ones.
+        """
+        counts = self.model.count_parameters(
+            self.trained if any(s.steps for s in self.stages) else []
+        )
+        if self.text is None or self.text.result is None:
+            return counts
+        of_text = self.text.n_trained
+        counts["trained"] += of_text
+        counts["total"] += of_text
+        return counts | {"text_encoder": self.text.n_frozen}
 
 
 def adapt(
@@ -129,7 +163,68 @@ def adapt(
         The adapted model. Parameters that are not in `trained` have the checkpoint's bits, but for
         those that are new on a target (`Retrainable.load_pretrained`).
     """
-    retrain, n_layers = parse_retrain(config.retrain)
+    text = _own_text(checkpoint, target, (train, validation), config, str(device), log, fixed_steps)
+    if text is not None:
+        target = replace(target, item_text=text.table)
+        if text.result is not None and fixed_steps is not None:
+            fixed_steps = fixed_steps[1:]
+    adapted = _adapt(checkpoint, target, (train, validation), config, device, log, fixed_steps)
+    return replace(adapted, text=text)
+
+
+def _own_text(
+    checkpoint: Checkpoint,
+    target: Target,
+    rows: tuple[np.ndarray, np.ndarray],
+    config: TransferConfig,
+    device: str,
+    log: Path | None,
+    fixed_steps: tuple[int, ...] | None,
+) -> OwnText | None:
+    """Make the target's text vectors where they are not those of the checkpoint's own encoder.
+
+    full and scratch retrain as many layers of it as pretraining did, scratch from the frozen one.
+    """
+    kind, k = parse_retrain(config.retrain)
+    model = checkpoint.config
+    if not model.text_dim or target.item_text is None:
+        if kind == "text":
+            raise ConfigError(
+                f"--retrain {config.retrain}: found a target without item texts, expected some; "
+                "give --items, or retrain something else"
+            )
+        return None
+    n_layers = {"text": k, "full": model.text_layers, "scratch": model.text_layers}.get(kind, 0)
+    if fixed_steps is not None and n_layers and not fixed_steps[:1]:
+        n_layers = 0
+    delta = {} if kind == "scratch" else checkpoint.text
+    if not n_layers and (delta_sha256(delta) if delta else "") == target.text_delta:
+        return None
+    if target.texts is None or model.text_model is None:
+        raise ConfigError("this checkpoint's text encoder was retrained; it needs the texts again")
+    edges = [(target.users[part], target.items[part]) for part in rows]
+    return own_text(
+        TextEncoder(model.text_model, device, delta),
+        TextTask(list(target.texts), *edges[0], edges[1], target.n_users),
+        n_layers,
+        config,
+        log=log,
+        fixed_steps=fixed_steps[0] if fixed_steps else None,
+    )
+
+
+def _adapt(
+    checkpoint: Checkpoint,
+    target: Target,
+    rows: tuple[np.ndarray, np.ndarray],
+    config: TransferConfig,
+    device: torch.device | str,
+    log: Path | None,
+    fixed_steps: tuple[int, ...] | None,
+) -> Adapted:
+    """Adapt the model behind the texts."""
+    train, validation = rows
+    retrain, n_layers = graph_mode(config.retrain)
     torch.manual_seed(derive_seed(config.seed, "model"))
     model = checkpoint.model(
         target.n_items if retrain != "zero-shot" else None, pretrained=retrain != "scratch"
@@ -167,8 +262,8 @@ def adapt(
     if fixed_steps is None:
         visible = target.graph_input(train, rank=rank, device=device)
         # Shuffled: where there are many, the loss is taken on the first few thousand.
-        rows = numpy_generator(config.seed, "validation").permutation(validation)
-        held_out = Episode(visible, target.users[rows], target.items[rows])
+        order = numpy_generator(config.seed, "validation").permutation(validation)
+        held_out = Episode(visible, target.users[order], target.items[order])
         evaluate = functools.partial(held_out_loss, episode=held_out)
     stages = []
     for number, (settings, names) in enumerate(
@@ -179,8 +274,8 @@ def adapt(
                 stages.append(TrainResult())
                 continue
             settings = settings.model_copy(update={"max_steps": fixed_steps[number]})
-        order = numpy_generator(config.seed, "order", number)
-        numbers = order.integers(0, len(episodes), settings.max_steps)
+        drawn = numpy_generator(config.seed, "order", number)
+        numbers = drawn.integers(0, len(episodes), settings.max_steps)
         stages.append(
             fit(
                 model,

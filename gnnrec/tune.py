@@ -118,7 +118,7 @@ def tune(
     if retrain is not None:
         config = config.model_copy(update={"retrain": retrain})
     space = space_of(checkpoint.model(), retrain)
-    prepared = prepare(log, checkpoint.config.text_model, config, str(resolve_device(device)))
+    prepared = prepare(log, checkpoint.text_encoder(str(resolve_device(device))), config)
     repeats = repeats_of(prepared, config)  # refuses what is too small before anything is written
     out.mkdir(parents=True, exist_ok=True)
     (out / "values").mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ def _work(job: _Job, number: int, repeats: list[Repeat] | None = None, workers: 
     if workers > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     if repeats is None:
-        prepared = prepare(job.log, job.checkpoint.config.text_model, job.config, str(where))
+        prepared = prepare(job.log, job.checkpoint.text_encoder(str(where)), job.config)
         repeats = repeats_of(prepared, job.config)
     space = space_of(job.checkpoint.model(), job.retrain)
     study = _open(job.out, job.config.seed + number, job.about)

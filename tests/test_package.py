@@ -41,6 +41,7 @@ ORDER = [
     "evaluate",
     "neighbours",
     "features",
+    "text_layers",
     "text",
     # encoders and heads
     "encoders.base",
@@ -56,6 +57,7 @@ ORDER = [
     "blend",
     "tower",
     "ncf",
+    "two_tower",
     "model",
     # training, and the models that stand beside
     "losses",
@@ -64,6 +66,7 @@ ORDER = [
     "variation",
     "lessons",
     "train",
+    "text_tuning",
     "baselines.base",
     "baselines.neighbours",
     "baselines.ridge",
