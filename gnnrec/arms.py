@@ -155,9 +155,7 @@ def run_arm(
     )
     train_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    x = prepared.visible(adapted.model.config.spectral_rank, device)
-    if adapted.text is not None:
-        x = x.with_text(adapted.text.table)
+    x = adapted.reads(prepared.visible(adapted.model.config.spectral_rank, device))
     with torch.no_grad():
         scores = adapted.model(x)
     return _measure(prepared, config.retrain, x, scores, adapted, train_seconds, started, ks)

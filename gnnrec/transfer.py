@@ -86,6 +86,10 @@ class Adapted:
     choice: str = ""
     text: OwnText | None = None
 
+    def reads(self, x: GraphInput) -> GraphInput:
+        """Return a graph of the target with the texts as the model's own encoder makes them."""
+        return x if self.text is None else x.with_text(self.text.table)
+
     @property
     def names(self) -> list[str]:
         """All parameters that were trained, those of the text encoder first."""

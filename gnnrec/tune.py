@@ -225,6 +225,7 @@ def measured(
     adapted = adapt(checkpoint, target, repeat.train, repeat.validation, config, device=device)
     rows = np.concatenate([repeat.train, repeat.validation])
     x = target.graph_input(rows, rank=checkpoint.config.spectral_rank, device=device)
+    x = adapted.reads(x)
     with torch.no_grad():
         scores = adapted.model(x)
     users, items = target.users[repeat.measured], target.items[repeat.measured]
