@@ -1,9 +1,12 @@
-"""What `gnnrec tune` searches, family by family: the settings that moved results most."""
+"""What is searched, family by family, by `gnnrec tune` and for the arms of a suite."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gnnrec.filters import GraphFilter
 from gnnrec.model import Transferable
@@ -26,6 +29,11 @@ class Range:
             return trial.suggest_int(name, self.low, int(self.high), log=True)
         return trial.suggest_float(name, self.low, self.high, log=True)
 
+    def draw(self, rng: np.random.Generator) -> float:
+        """Draw one, uniform by ratio, to three digits."""
+        value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return round(value) if isinstance(self.low, int) else float(f"{value:.3g}")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -37,12 +45,16 @@ class Choice:
         """Draw one for a trial."""
         return str(trial.suggest_categorical(name, self.values))
 
+    def draw(self, rng: np.random.Generator) -> str:
+        """Draw one."""
+        return self.values[int(rng.integers(len(self.values)))]
+
 
 Space = dict[str, Range | Choice]
 
 
 def space_of(model: Transferable, retrain: str | None) -> Space:
-    """Return the settings that are searched for a model, by their dotted names.
+    """Return the settings that moved results most for a model, by their dotted names.
 
     Args:
         model: What is adapted.

@@ -215,9 +215,7 @@ class _Cache:
         # Vectors are appended in the order they come, and only their keys are sorted.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)"
-        )
+        self._db.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from gnnrec.baselines import BASELINES, sample
-from gnnrec.config import TransferConfig
 from gnnrec.device import numpy_generator
+from gnnrec.model import build_model
+from gnnrec.space import defaults_of, space_of
 from gnnrec.suite import Suite
 
 Settings = dict[str, Any]
-
-# Of the arms that train: what moved results most, each around its default.
-MODEL_SPACE: dict[str, tuple[float, ...]] = {
-    "train.learning_rate": (3e-4, 1e-3, 3e-3),
-    "train.pull_to_start": (1e-3, 1e-2, 1e-1),
-    "n_folds": (3, 5, 10),
-}
-CHANNELS_SPACE: dict[str, tuple[float, ...]] = {
-    "weigh.learning_rate": (1e-2, 3e-2, 1e-1),
-    "weigh.pull_to_start": (1e-3, 1e-2, 1e-1),
-    "n_weigh_folds": (5, 10, 15),
-}
 
 
 def settings_to_try(suite: Suite, arm: str, encoder: str) -> list[Settings]:
@@ -43,17 +33,13 @@ def settings_to_try(suite: Suite, arm: str, encoder: str) -> list[Settings]:
         tuned = BASELINES[arm].space
         drawn = [{}, *({key: value for key, value in s.items() if key in tuned} for s in others)]
         return _distinct(drawn, defaults)
-    architecture = suite.encoder[encoder].pretrain.model.encoder
-    if arm == "zero-shot" or architecture == "graph-filter" or not suite.tuning.models:
+    model = suite.encoder[encoder].pretrain.model
+    if arm == "zero-shot" or model.encoder == "graph-filter" or not suite.tuning.models:
         return [{}]
-    space = CHANNELS_SPACE if architecture == "channels" else MODEL_SPACE
-    points = [
-        dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())
-    ]
-    defaults = {key: _value(suite.transfer, key) for key in space}
-    points = [point for point in points if point != defaults]
-    order = rng.permutation(len(points))[: n - 1]
-    return [{}, *(points[place] for place in order)]
+    with torch.device("meta"):  # what there is to search, without drawing a weight
+        space = space_of(build_model(model), arm)
+    drawn = [{name: part.draw(rng) for name, part in space.items()} for _ in range(n - 1)]
+    return _distinct([{}, *drawn], defaults_of(space, suite.transfer.model_dump()))
 
 
 def nearer(fraction: float, fractions: Sequence[float]) -> float:
@@ -75,10 +61,3 @@ def _distinct(settings: list[Settings], defaults: Settings) -> list[Settings]:
             seen.add(key)
             out.append(one)
     return out
-
-
-def _value(config: TransferConfig, dotted: str) -> Any:  # noqa: ANN401
-    value: Any = config
-    for name in dotted.split("."):
-        value = getattr(value, name)
-    return value

@@ -14,6 +14,7 @@ from gnnrec.baselines import BASELINES
 from gnnrec.config import with_settings
 from gnnrec.errors import ConfigError
 from gnnrec.ledger import Ledger, alone, as_text, read_rows, write_rows
+from gnnrec.model import build_model
 from gnnrec.plan import (
     KEYS,
     Task,
@@ -25,8 +26,9 @@ from gnnrec.plan import (
     plan,
     run_id,
 )
+from gnnrec.space import space_of
 from gnnrec.suite import Suite, load_suite, make_suite
-from gnnrec.trials import MODEL_SPACE, nearer, settings_to_try
+from gnnrec.trials import nearer, settings_to_try
 
 SUITES = Path(__file__).parent.parent / "benchmarks" / "suites"
 DATA = {
@@ -220,8 +222,13 @@ def test_every_arm_tries_as_many_settings_the_defaults_first():
         tries = settings_to_try(suite, arm, encoder)
         assert tries == settings_to_try(suite, arm, encoder) and tries[0] == {}
         assert len(tries) == (1 if arm in ("popularity", "zero-shot") else 6), arm
+        # The same space as gnnrec tune searches.
+        model = build_model(suite.encoder["lightgcn"].pretrain.model)
+        space = BASELINES[arm].space if arm in BASELINES else space_of(model, arm)
         for settings in tries[1:]:
-            assert set(settings) == set(BASELINES[arm].space if arm in BASELINES else MODEL_SPACE)
+            assert set(settings) == set(space)
+            if arm not in BASELINES:
+                with_settings(suite.transfer, settings)
     assert settings_to_try(suite, "heads", "graph-filter") == [{}]
     assert [len(settings_to_try(suite_of(), arm, "lightgcn")) for arm in ("ease", "heads")] == [
         1,
