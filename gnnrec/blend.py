@@ -213,6 +213,13 @@ class ChannelBlend(nn.Module):
         chosen = _HEADS if retrain == "heads" else _HEADS + _LAYERS
         return [name for name in names if name.startswith(chosen)]
 
+    def depths(self, names: list[str]) -> dict[str, int]:
+        """Return how far from the scores each named parameter is: weights, slopes, networks."""
+        return {
+            name: 0 if name.startswith(_HEADS) else 1 if name.startswith(_LAYERS) else 2
+            for name in names
+        }
+
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take everything of a source, its item table too."""
         self.load_state_dict(state)

@@ -70,6 +70,7 @@ def pretrain_blend(
         log=log,
         label="pretraining",
         decay_learning_rate=True,
+        depths=model.depths(model.trained_parameters("full")),
     )
     return _with_bridges(model, sources, config, device).eval(), result
 
@@ -149,15 +150,17 @@ def weigh(
         order = numpy_generator(config.seed, "order").integers(
             0, len(chosen), config.weigh.max_steps
         )
+        names = trained if model is pretrained else model.trained_parameters("scratch")
         return optimise(
             model,
             lambda step: ndcg_loss(model, chosen[order[step]]),
-            trained if model is pretrained else model.trained_parameters("scratch"),
+            names,
             (lambda m: -float(user_ndcg(m, shown).mean())) if shown else None,
             config.weigh,
             label=label,
             decay_learning_rate=True,
             keep_best=False,
+            depths=model.depths(names),
         )
 
     model, choice, seconds = pretrained, "scratch" if scratch else "transferred", 0.0

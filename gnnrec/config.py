@@ -74,6 +74,12 @@ class TrainConfig(Settings):
     max_steps: int = Field(300, ge=1)
     evaluate_every: int = Field(10, ge=1)
     patience: int = Field(6, ge=1, description="evaluations without a better one before stopping")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="learning rate of each layer down from the last, times this"
+    )
+    unfreeze_every: int = Field(
+        0, ge=0, description="steps before the next layer down is trained too; 0: all at once"
+    )
     user_balance: float = Field(
         0.5, ge=0, le=1, description="an edge is drawn with weight 1 / user degree to this power"
     )

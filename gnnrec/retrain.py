@@ -64,6 +64,21 @@ class Retrainable(nn.Module, ABC):
                 chosen |= set(self.layer_parameters(layer))
         return [name for name in names if name in chosen]
 
+    def depths(self, names: list[str]) -> dict[str, int]:
+        """Return how many layers below the last one each named parameter is.
+
+        Heads and what acts on scores are as near as the last layer; what no layer holds, as a
+        projection of the texts, is below the first.
+        """
+        total = self.n_retrained_layers()
+        of_layers = {
+            name: total - layer
+            for layer in range(1, total + 1)
+            for name in self.layer_parameters(layer)
+        }
+        near = self.head_names + self.final_names
+        return {name: of_layers.get(name, 0 if name.startswith(near) else total) for name in names}
+
     @classmethod
     def calibrating(cls, names: list[str]) -> list[str]:
         """Return those of the named parameters that are a handful of numbers on every score."""

@@ -23,6 +23,7 @@ from gnnrec.train import TrainResult, optimise
 _SCALE = 8.0  # of a cosine against popularity's logits, before it is learned
 _MAX_TOKENS = 2_000_000  # kept hidden states of one log: 1.5 GB at 384 numbers in half precision
 _MAX_HELD_OUT = 2_000
+_MAX_HISTORY = 20
 _CALIBRATE = TrainConfig(learning_rate=2e-2, pull_to_start=0.0, max_steps=60, batch_size=256)
 
 
@@ -67,7 +68,7 @@ class OwnText:
 class _Log:
     """A task as training reads it: items with texts only, their hidden states and vectors.
 
-    A user is the mean of the vectors of its items but the one that is asked for. Those come from a
+    A user is the mean of the vectors of some of its items. Those come from a
     memory that each batch renews for the items in it (cross-batch memory, Wang et al. 2020): the
     encoder moves slowly, and one batch of texts is all that a step pays for.
     """
@@ -110,13 +111,29 @@ class _Log:
             self.memory = tail(self.hidden, np.arange(self.n_items))
         self.centre = self.memory.mean(dim=0)
 
-    def user_vectors(self, users: np.ndarray, without: np.ndarray | None = None) -> Tensor:
-        """Return (n, dim) unit means of the users' items, each without one of them."""
+    def some_others(
+        self, users: np.ndarray, items: np.ndarray, rng: np.random.Generator
+    ) -> sp.csr_array:
+        """Draw a few of each user's items, never the one that is asked for, as (n, n_items) rows.
+
+        Between one and twenty, few as likely as many: a source's users have chosen more than a
+        target's, and from the mean of hundreds an encoder learns what a handful does not show.
+        """
+        chosen = []
+        for user, item in zip(users, items, strict=True):
+            own = self.rows.indices[self.rows.indptr[user] : self.rows.indptr[user + 1]]
+            own = own[own != item]
+            n = min(len(own), int(math.exp(rng.uniform(0.0, math.log(_MAX_HISTORY + 1)))))
+            chosen.append(rng.choice(own, n, replace=False))
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in chosen])])
+        shape = (len(users), self.n_items)
+        ones = np.ones(starts[-1], dtype=np.float32)
+        return sp.csr_array((ones, np.concatenate(chosen), starts), shape=shape)
+
+    def user_vectors(self, rows: sp.csr_array) -> Tensor:
+        """Return (n, dim) unit means of the vectors of the items in each row."""
         memory = nn.functional.normalize(self.memory - self.centre, dim=1).cpu().numpy()
-        sums = self.rows[users] @ memory
-        if without is not None:
-            sums = sums - memory[without]
-        vectors = torch.from_numpy(np.ascontiguousarray(sums)).to(self.memory)
+        vectors = torch.from_numpy(np.ascontiguousarray(rows @ memory)).to(self.memory)
         return nn.functional.normalize(vectors, dim=1)
 
 
@@ -134,7 +151,7 @@ class _TwoTowers(nn.Module):
         n = min(config.n_negatives, log.n_items)
         negatives = rng.choice(log.n_items, n, replace=False)
         asked, place = np.unique(np.concatenate([items, negatives]), return_inverse=True)
-        mine = log.user_vectors(users, items)
+        mine = log.user_vectors(log.some_others(users, items, rng))
         if self._learns_texts():
             vectors = self.tail(log.hidden, asked)
             log.memory[torch.from_numpy(asked)] = vectors.detach()
@@ -158,7 +175,7 @@ class _TwoTowers(nn.Module):
         for begin in range(0, len(users), chunk):
             who, what = users[begin : begin + chunk], items[begin : begin + chunk]
             vectors = nn.functional.normalize(log.memory - log.centre, dim=1)
-            scores = self.log_scale.exp() * log.user_vectors(who) @ vectors.T
+            scores = self.log_scale.exp() * log.user_vectors(log.rows[who]) @ vectors.T
             scores = scores + log.bias.to(scores)
             known = log.rows[who].toarray() > 0
             own = scores[torch.arange(len(who)), torch.from_numpy(what)]
@@ -208,6 +225,11 @@ def tune_text(
     logs = [_Log(task, tail, seed) for task in tasks]
     logs = [part for part in logs if len(part.users)]
     names = [f"tail.low_rank.{name}" for name, _ in tail.low_rank.named_parameters()]
+    last = tail.first + n_layers - 1
+    depths = {
+        f"tail.low_rank.{name}": last - int(name.partition("/")[0])
+        for name, _ in tail.low_rank.named_parameters()
+    }
     result = TrainResult()
     if logs and fixed_steps != 0:
         for part in logs:
@@ -232,6 +254,7 @@ def tune_text(
                 settings,
                 log=log,
                 label=f"{label}:{n_layers}",
+                depths=depths,
             )
     shown = [name.removeprefix("tail.low_rank.").replace("/", ".") for name in names]
     named = [f"text_encoder.layers.{name}" for name in shown]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,6 +122,7 @@ def fit(
         log=log,
         label=label,
         decay_learning_rate=decay_learning_rate,
+        depths=model.depths(trained),
     )
 
 
@@ -136,10 +137,14 @@ def optimise(
     label: str = "training",
     decay_learning_rate: bool = False,
     keep_best: bool = True,
+    depths: Mapping[str, int] | None = None,
 ) -> TrainResult:
     """The loop of `fit` for any loss: step number -> a scalar that depends on the model.
 
     Without `keep_best` the evaluations are only recorded: all steps are made and the last kept.
+    `depths` says how many layers below the last each parameter is (0 where it says nothing): with
+    `config.layer_decay` lower ones learn more slowly, with `config.unfreeze_every` later, from the
+    last layer down (both Howard and Ruder 2018, sections 3.2 and 3.3).
     """
     result = TrainResult()
     parameters = dict(model.named_parameters())
@@ -151,7 +156,10 @@ def optimise(
     started = time.perf_counter()
     start = [p.detach().clone() for p in chosen]
     best = start
-    optimiser = torch.optim.Adam(chosen, lr=config.learning_rate)
+    by_depth: dict[int, list[nn.Parameter]] = {}
+    for name in trained:
+        by_depth.setdefault((depths or {}).get(name, 0), []).append(parameters[name])
+    optimiser = torch.optim.Adam([{"params": by_depth[depth]} for depth in by_depth])
     misses, running = 0, 0.0
     bar = tqdm(total=config.max_steps, desc=label, delay=1, mininterval=1.0)
     for step in range(config.max_steps + 1):
@@ -176,10 +184,11 @@ def optimise(
                     break
         if step == config.max_steps:
             break
+        share = 1.0
         if decay_learning_rate:
             share = 0.5 * (1.0 + np.cos(np.pi * step / config.max_steps))
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * share
+        for depth, group in zip(by_depth, optimiser.param_groups, strict=True):
+            group["lr"] = config.learning_rate * share * config.layer_decay**depth
         loss = loss_of(step)
         if not torch.isfinite(loss):
             raise GnnrecError(
@@ -194,6 +203,10 @@ def optimise(
             loss = loss + config.pull_to_start * distance
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        for depth, part in by_depth.items():
+            if step < depth * config.unfreeze_every:
+                for parameter in part:
+                    parameter.grad = None  # Adam leaves it, and its moments, alone
         optimiser.step()
         result.steps = step + 1
         bar.update()

@@ -139,7 +139,9 @@ def test_two_steps_equal_dense_steps_by_hand(folder):
         unit_memory = torch.nn.functional.normalize(torch.from_numpy(memory) - centre, dim=1)
         unit_vectors = torch.nn.functional.normalize(vectors - centre, dim=1)
         for user, item in zip(users, items, strict=True):
-            others = [i for i in np.flatnonzero(visible[user]) if i != item]
+            others = np.array([i for i in np.flatnonzero(visible[user]) if i != item])
+            n_others = min(len(others), int(np.exp(rng.uniform(0, np.log(21)))))
+            others = rng.choice(others, n_others, replace=False)
             mine = torch.nn.functional.normalize(unit_memory[others].sum(0), dim=0)
             score = p["log_scale"].exp() * unit_vectors @ mine
             score = score + torch.log1p(torch.from_numpy(visible.sum(0)))

@@ -6,12 +6,13 @@ import torch
 from dense import double_parameters, random_graph, random_model, random_text, scores
 from torch.nn.functional import logsigmoid
 
-from gnnrec.config import TrainConfig
+from gnnrec.config import ModelConfig, TrainConfig
 from gnnrec.errors import ConfigError, GnnrecError
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
+from gnnrec.model import build_model
 from gnnrec.sampling import Episode
-from gnnrec.train import batch_loss, fit, held_out_loss
+from gnnrec.train import batch_loss, fit, held_out_loss, optimise
 
 NAMES = ["graphsage", "lightgcn"]
 
@@ -347,3 +348,53 @@ def test_training_lowers_the_loss(name):
     with torch.no_grad():
         assert held_out_loss(model, episode) == pytest.approx(result.best_value, abs=1e-6)
     assert result.summary()["best_step"] == result.best_step
+
+
+def quadratic(depths, **changes):
+    """Two numbers pulled to zero, b two layers below a."""
+    model = torch.nn.Module()
+    model.a = torch.nn.Parameter(torch.tensor(3.0))
+    model.b = torch.nn.Parameter(torch.tensor(3.0))
+    path = []
+
+    def loss(step):
+        path.append((model.a.item(), model.b.item()))
+        return 0.5 * (model.a.square() + model.b.square())
+
+    config = settings(learning_rate=0.1, **changes)
+    optimise(model, loss, ["a", "b"], None, config, depths=depths)
+    return [*path, (model.a.item(), model.b.item())]
+
+
+def test_lower_layers_learn_more_slowly_and_later():
+    depths = {"b": 2}
+    plain = quadratic(depths)
+    assert all(a == b for a, b in plain)  # the defaults know no depth
+    slower = quadratic(depths, layer_decay=0.5)
+    assert [a for a, _ in slower] == [a for a, _ in plain]
+    # Adam's first step is the learning rate, whatever the gradient.
+    assert slower[1][1] == pytest.approx(3.0 - 0.1 * 0.25, abs=1e-6)
+    later = quadratic(depths, unfreeze_every=1)
+    assert [b for _, b in later[:3]] == [3.0, 3.0, 3.0]
+    # From its first step on it is as if training had begun there.
+    assert [b for _, b in later[2:]] == [b for _, b in plain[:3]]
+    assert [a for a, _ in later] == [a for a, _ in plain]
+
+
+@pytest.mark.parametrize("encoder", ["lightgcn", "graphsage", "neumf", "two-tower", "channels"])
+def test_every_family_says_how_deep_its_parameters_are(encoder):
+    text = {"text_dim": 6, "text_model": "made-up"}
+    model = build_model(ModelConfig(encoder=encoder, **text), 5 if encoder != "channels" else None)
+    everything = model.trained_parameters("full")
+    depths = model.depths(everything)
+    assert set(depths) == set(everything) and min(depths.values()) == 0
+    assert not any(depths[name] for name in model.trained_parameters("heads"))
+    if encoder == "channels":
+        assert max(depths.values()) == 2
+        return
+    total = model.n_retrained_layers()
+    for layer in range(1, total + 1):
+        for name in model.layer_parameters(layer):
+            assert depths[name] == total - layer
+    last = set(model.trained_parameters("final", 1))
+    assert {name for name in everything if depths[name] == 0} <= last
