@@ -1,8 +1,8 @@
-"""A target as the models read it: its log, the titles of its items, and their text vectors."""
+"""A target as the models read it: its log, its items' titles, and the texts as vectors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,11 +21,14 @@ class Catalogue:
         log: Interactions; items without any come last in its vocabulary.
         titles: n_items titles, "" where unknown.
         text: (n_items, text_dim) float32 with zero rows for missing texts, or None.
+        written: (n_texts, text_dim) float32, what users wrote: a vector for each distinct text of
+            the log, as `Interactions.text_codes` numbers them; or None.
     """
 
     log: Interactions
     titles: list[str]
     text: np.ndarray | None
+    written: np.ndarray | None = None
 
     @classmethod
     def build(
@@ -40,16 +43,73 @@ class Catalogue:
         Raises:
             ConfigError: The model reads text and the `[text]` extra is missing.
         """
-        if items is None:
-            return cls(log, [""] * log.n_items, None)
-        log = log.with_items(items.item_ids)
-        texts, titles = items.align(log.item_ids)
-        if text_model is None or not any(texts):
-            return cls(log, titles, None)
-        return cls(log, titles, TextEncoder(text_model, device).encode(texts))
+        text, titles = None, [""] * log.n_items
+        if items is not None:
+            log = log.with_items(items.item_ids)
+            texts, titles = items.align(log.item_ids)
+            if text_model is not None and any(texts):
+                text = TextEncoder(text_model, device).encode(texts)
+        return cls(log, titles, text)._with_log(log, text_model, device)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is anything for a model that reads text: of items or of users."""
+        return self.text is not None or self.written is not None
+
+    def updated(
+        self,
+        interactions: Interactions,
+        items: ItemTable | None,
+        text_model: str | None,
+        device: str = "cpu",
+    ) -> Catalogue:
+        """Append interactions, users and items; see `Recommender.update`."""
+        log = self.log.with_users(interactions.user_ids).with_items(interactions.item_ids)
+        if items is not None:
+            log = log.with_items(items.item_ids)
+        log = log.merged(interactions.recoded(log))
+        fresh = log.item_ids[self.log.n_items :]
+        texts, titles = items.align(fresh) if items else ([""] * len(fresh), [""] * len(fresh))
+        text = self.text
+        if text is not None:
+            assert text_model is not None
+            new_text = np.zeros((len(fresh), text.shape[1]), dtype=np.float32)
+            if any(texts):
+                new_text = TextEncoder(text_model, device).encode(texts)
+            text = np.concatenate([text, new_text])
+        made = replace(self, titles=self.titles + titles, text=text)
+        return made._with_log(log, text_model, device)
+
+    def without_user(self, code: int) -> Catalogue:
+        """Leave a user out: the id, the interactions, and the texts that nobody else wrote."""
+        log = self.log.select(self.log.users != code)
+        log = replace(
+            log,
+            users=log.users - (log.users > code),
+            user_ids=np.delete(log.user_ids, code),
+        )
+        return self._with_log(log, None)
+
+    def _with_log(
+        self, log: Interactions, text_model: str | None, device: str = "cpu"
+    ) -> Catalogue:
+        """Exchange the log; only texts that the catalogue does not know are encoded."""
+        known: dict[str, np.ndarray] = {}
+        if self.written is not None:
+            known = dict(zip(self.log.text_codes[1], self.written, strict=True))
+        distinct = [] if log.texts is None else log.text_codes[1]
+        fresh = [text for text in distinct if text not in known]
+        if fresh and text_model is not None:
+            known |= dict(zip(fresh, TextEncoder(text_model, device).encode(fresh), strict=True))
+        written = np.stack([known[text] for text in distinct]) if known and distinct else None
+        return replace(self, log=log, written=written)
 
     def target(self) -> Target:
         """Return the codes and text vectors for `gnnrec.transfer.adapt`."""
         log = self.log
         text = text_table(self.text, log.n_items)
-        return Target(log.users, log.items, log.n_users, log.n_items, text)
+        if self.written is None:
+            return Target(log.users, log.items, log.n_users, log.n_items, text)
+        codes, distinct = log.text_codes
+        written = text_table(self.written, len(distinct))
+        return Target(log.users, log.items, log.n_users, log.n_items, text, codes, written)

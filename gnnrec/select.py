@@ -108,7 +108,7 @@ def rank_checkpoints(
     if n_seeds < 1:
         raise ConfigError(f"select: found {n_seeds} seeds, expected at least 1")
     where = resolve_device(device)
-    has_text = log.items is not None and any(log.items.texts) and text_available()
+    has_text = log.has_text and text_available()
     candidates, groups = _grouped(checkpoints, has_text, where)
     targets = {
         model: Catalogue.build(log.interactions, log.items, model, str(where)).target()

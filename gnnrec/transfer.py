@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gnnrec.calibrate import weigh
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig, parse_retrain
 from gnnrec.device import derive_seed, numpy_generator
+from gnnrec.edge_texts import EdgeTexts
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
@@ -36,6 +38,8 @@ class Target:
         users: (n,) int64.
         items: (n,) int64.
         item_text: (n_items, text_dim) float32 tensor, or None.
+        text_codes: (n,) int64, the row of `text_vectors` that is an edge's text, -1 without.
+        text_vectors: (n_texts, text_dim) float32 tensor of what users wrote, or None.
         kept: What `adapt` can use again when it is called with the same rows, as the arms of a
             comparison do.
     """
@@ -45,6 +49,8 @@ class Target:
     n_users: int
     n_items: int
     item_text: Tensor | None = None
+    text_codes: np.ndarray | None = None
+    text_vectors: Tensor | None = None
     kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def graph_input(
@@ -56,7 +62,23 @@ class Target:
     ) -> GraphInput:
         """Return the graph of some of the rows (all by default) with its features."""
         graph = BipartiteGraph(self.users[rows], self.items[rows], self.n_users, self.n_items)
-        return GraphInput(graph, self.item_text, spectral_rank=rank, device=device)
+        return self.input_of(graph, rank, device)
+
+    def input_of(
+        self, graph: BipartiteGraph, rank: int, device: torch.device | str = "cpu"
+    ) -> GraphInput:
+        """Return a graph of the same nodes with the target's features."""
+        return GraphInput(
+            graph, self.item_text, edge_text=self.edge_text, spectral_rank=rank, device=device
+        )
+
+    @cached_property
+    def edge_text(self) -> EdgeTexts | None:
+        """What users wrote on all edges; a graph's features hold those of its own edges alone."""
+        if self.text_vectors is None or self.text_codes is None:
+            return None
+        shape = self.n_users, self.n_items
+        return EdgeTexts.of(self.users, self.items, self.text_codes, self.text_vectors, shape)
 
 
 @dataclass(frozen=True)
@@ -145,9 +167,7 @@ def adapt(
             result = search(model, trained, [part], config.search_evaluations, log=log)
         return Adapted(model.eval(), trained, (result,) if result.steps else ())
     episodes = [
-        Episode(
-            GraphInput(graph, target.item_text, spectral_rank=rank, device=device), users, items
-        )
+        Episode(target.input_of(graph, rank, device), users, items)
         for graph, users, items in folds(
             target.users[train],
             target.items[train],

@@ -23,6 +23,7 @@ ORDER = [
     "tables",
     "ids",
     "items",
+    "columns",
     "ingest",
     "interactions",
     "parsers",
@@ -40,6 +41,7 @@ ORDER = [
     "mixture",
     "evaluate",
     "neighbours",
+    "edge_texts",
     "features",
     "text",
     # encoders and heads
