@@ -235,23 +235,19 @@ class GraphInput:
             assert self.text is not None, "the caller checks that there is text"
             _, vectors = torch.linalg.eigh(self.text.T @ self.text)
             basis = vectors[:, -min(_N_COMPONENTS, vectors.shape[1]) :]
-            written = self.written(self.graph.normalised)
-            profile = None if written is None else written @ basis
+            profile = None if self.first_written is None else self.first_written @ basis
             self._components[n_layers] = self._propagate(self.text @ basis, profile, n_layers)
         return self._components[n_layers]
 
-    def written(self, weights: sp.csr_array) -> Tensor | None:
-        """Sum weights_ui e_ui over what a user wrote, (n_users, text_dim); None without texts.
-
-        Args:
-            weights: (n_users, n_items) CSR with an entry for every edge.
-        """
-        return None if self._said is None else self._said.user_sums(weights)
+    @cached_property
+    def first_written(self) -> Tensor | None:
+        """(n_users, text_dim), what users wrote, as LightGCN's first layer adds it up, or None."""
+        return None if self._said is None else self._said.user_sums(self.graph.normalised)
 
     @cached_property
     def mean_written(self) -> Tensor | None:
         """(n_users, text_dim), what a user wrote over the number of the user's items, or None."""
-        return self.written(self.graph.user_mean)
+        return None if self._said is None else self._said.user_sums(self.graph.user_mean)
 
     def _propagate(
         self, items: Tensor, profile: Tensor | None, n_layers: int
@@ -313,8 +309,7 @@ class GraphInput:
         """
         if n_layers not in self._propagated:
             assert self.text is not None, "the caller checks that there is text"
-            written = self.written(self.graph.normalised)
-            self._propagated[n_layers] = self._propagate(self.text, written, n_layers)
+            self._propagated[n_layers] = self._propagate(self.text, self.first_written, n_layers)
         return self._propagated[n_layers]
 
 
