@@ -108,10 +108,10 @@ def text_values(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
 
 
 def text_cell(value: object) -> str:
-    """Return a cell as text with single spaces, fit for UTF-8."""
+    """Return a cell as text with single spaces."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return " ".join(str(value).split()).encode("utf-8", "replace").decode("utf-8")
+    return " ".join(str(value).split())
 
 
 def join_texts(texts: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from gnnrec.propagate import SparseOperator
 
 # Of the mean of what users wrote of an item against its own text; chosen on validation rows of
 # ml-latest-small (`benchmarks/user_texts.py --choose`).
-WEIGHT = 0.5
+WEIGHT = 0.25
 
 
 @dataclass(frozen=True, eq=False)
