@@ -5,8 +5,9 @@
 
 Raw text, and `channels.text` as it is and retrained, at two fractions of the training interactions
 and three seeds, without the guard, which may put a fresh model in a checkpoint's place. The split
-visible. NDCG@20, full ranking, over all test users and over those who wrote; the difference is that
-of the same arm without tags, paired over users (`gnnrec.stats.paired_bootstrap`).
+is the same with and without tags; a tag counts where its interaction is visible. NDCG@20, full
+ranking, over all test users and over those who wrote; the difference is that of the same arm
+without tags, paired over users (`gnnrec.stats.paired_bootstrap`).
 """
 
 from __future__ import annotations
