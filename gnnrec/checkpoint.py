@@ -247,11 +247,14 @@ def check_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
+    Each table gets memory of its own: where it lies in a file depends on what is beside it, and a
+    product of a table that starts at another boundary may differ in its last bit.
+
     Raises:
         CheckpointError: Not a safetensors file.
     """
     try:
-        return load_file(path)
+        return {name: table.clone() for name, table in load_file(path).items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors ({error})") from error
 

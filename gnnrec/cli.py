@@ -25,6 +25,7 @@ from gnnrec.options import (
     Mirror,
     Out,
     Seed,
+    TextColumn,
     TimeColumn,
     UserColumn,
     WeightColumn,
@@ -120,13 +121,14 @@ def pretrain(
     item_column: ItemColumn = "item_id",
     timestamp_column: TimeColumn = "timestamp",
     weight_column: WeightColumn = "weight",
+    text_column: TextColumn = "text",
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
     """Pretrain an encoder on one or several source graphs."""
     from gnnrec.commands import pretrain_command
 
-    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     paths = list(items or [])
     n_files = sum(Path(name).is_file() for name in source)
     if len(paths) > n_files:
@@ -180,13 +182,14 @@ def transfer(
     item_column: ItemColumn = "item_id",
     timestamp_column: TimeColumn = "timestamp",
     weight_column: WeightColumn = "weight",
+    text_column: TextColumn = "text",
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
     """Adapt a checkpoint to a target log and save a recommender."""
     from gnnrec.commands import transfer_command
 
-    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     overrides = {"retrain": retrain, "split": split, "fraction": fraction, "seed": seed}
     report = transfer_command(
         checkpoint,
@@ -226,13 +229,14 @@ def select(
     item_column: ItemColumn = "item_id",
     timestamp_column: TimeColumn = "timestamp",
     weight_column: WeightColumn = "weight",
+    text_column: TextColumn = "text",
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
     """Rank checkpoints for a target, without training, on interactions hidden from it."""
     from gnnrec.commands import select_command
 
-    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     report = select_command(
         checkpoint,
         lambda: open_named(target, items, columns, min_weight, mirror),

@@ -14,6 +14,7 @@ from gnnrec.options import (
     LogName,
     MinWeight,
     Mirror,
+    TextColumn,
     TimeColumn,
     UserColumn,
     WeightColumn,
@@ -75,6 +76,7 @@ def data_check(
     item_column: ItemColumn = "item_id",
     timestamp_column: TimeColumn = "timestamp",
     weight_column: WeightColumn = "weight",
+    text_column: TextColumn = "text",
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
@@ -84,7 +86,7 @@ def data_check(
     from gnnrec.zoo import describe
 
     checkpoint = None if for_ is None else describe(for_)
-    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     log = open_file(file, items, columns=columns, min_weight=min_weight)
     data = log.interactions
     found: dict[str, Any] = {
@@ -97,6 +99,7 @@ def data_check(
         "interactions_per_user": round(data.n_interactions / data.n_users, 2),
         "has_timestamps": data.timestamps is not None,
         "has_weights": data.weights is not None,
+        "n_interactions_with_text": data.n_texts,
     }
     if log.items is not None:
         texts, _ = log.items.align(data.item_ids)

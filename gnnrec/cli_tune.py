@@ -16,6 +16,7 @@ from gnnrec.options import (
     Mirror,
     Out,
     Seed,
+    TextColumn,
     TimeColumn,
     UserColumn,
     WeightColumn,
@@ -47,6 +48,7 @@ def tune(
     item_column: ItemColumn = "item_id",
     timestamp_column: TimeColumn = "timestamp",
     weight_column: WeightColumn = "weight",
+    text_column: TextColumn = "text",
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
@@ -67,7 +69,7 @@ def tune(
     log = open_named(
         target,
         items,
-        columns_of(user_column, item_column, timestamp_column, weight_column),
+        columns_of(user_column, item_column, timestamp_column, weight_column, text_column),
         min_weight,
         mirror,
     )

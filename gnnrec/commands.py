@@ -47,11 +47,11 @@ def pretrain_command(
         text = False  # it reads interactions alone
     resolve_device(device)
     logs = open_sources()
-    have_text = all(log.items is not None and any(log.items.texts) for log in logs)
+    have_text = all(log.has_text for log in logs)
     if text is None:
         text = have_text and text_available()
         if have_text and not text:
-            say("the sources have item text; to use it: pip install 'gnnrec[text]'")
+            say("the sources have text; to use it: pip install 'gnnrec[text]'")
     if text:
         require_text_extra()
         model = overrides.get("model.text_model") or DEFAULT_TEXT_MODEL
@@ -100,9 +100,9 @@ def transfer_command(
     source = Checkpoint.load(folder)
     source.check_retrain(config.retrain)
     log = open_target()
-    if source.config.text_dim and log.items is None:
+    if source.config.text_dim and log.items is None and not log.has_text:
         say(
-            f"note: {source.name} reads item text and the target has none; its text part stays "
+            f"note: {source.name} reads text and the target has none; its text part stays "
             "silent (give --items)"
         )
     held_out: str | Interactions | None = test
@@ -152,8 +152,7 @@ def select_command(
     log = open_target()
     report = rank_checkpoints(log, loaded, n_seeds=n_seeds, seed=seed, device=device)
     if not report["target_has_text"] and any(c.config.text_dim for c in loaded):
-        found = log.items is not None and any(log.items.texts)
-        cure = "pip install 'gnnrec[text]'" if found else "give --items"
+        cure = "pip install 'gnnrec[text]'" if log.has_text else "give --items"
         say(f"note: the text part of the candidates that read item text stays silent ({cure})")
     say(*selection_lines(report))
     return report

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from gnnrec import parsers
 from gnnrec.errors import ConfigError, DownloadError
 from gnnrec.interactions import Columns, Interactions, ItemTable
 from gnnrec.parsers import canonical_tsv, read_member, table_sha256
-from gnnrec.registry import DatasetSpec, get_spec, list_datasets
+from gnnrec.registry import DatasetSpec, UserTexts, get_spec, list_datasets
 
 __all__ = ["Dataset", "DatasetSpec", "cache_folder", "fetch", "get_spec", "list_datasets", "load"]
 
@@ -44,8 +44,9 @@ class Dataset:
         interactions: The log; the training part where the set comes split.
         items: Texts and titles, or None where the set has none.
         test: The published test part in the codes of `interactions`, or None.
-        sha256: Checksum of the log's table, equal to `spec.table_sha256`.
+        sha256: Checksum of the log's table without texts, equal to `spec.table_sha256`.
         spec: The registry's entry.
+        n_texts_left_out: Texts on pairs that are no interaction of the log.
     """
 
     interactions: Interactions
@@ -53,6 +54,7 @@ class Dataset:
     test: Interactions | None
     sha256: str
     spec: DatasetSpec
+    n_texts_left_out: int = 0
 
 
 def cache_folder() -> Path:
@@ -60,7 +62,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("gnnrec"))
 
 
-def fetch(name: str, mirror: str | Path | None = None, progress: bool = True) -> Path:
+def fetch(
+    name: str,
+    mirror: str | Path | None = None,
+    progress: bool = True,
+    *,
+    user_texts: bool = False,
+) -> Path:
     """Bring the files of a data set into the cache and check them; a second call only checks.
 
     Args:
@@ -68,6 +76,7 @@ def fetch(name: str, mirror: str | Path | None = None, progress: bool = True) ->
         mirror: Folder with one subfolder per set (default: GNNREC_DATA_MIRROR). A set it lacks is
             fetched from its official address.
         progress: Show download progress on stderr.
+        user_texts: Also the file of what users wrote, if the set has one.
 
     Returns:
         The folder in the cache that holds the files.
@@ -89,7 +98,11 @@ def fetch(name: str, mirror: str | Path | None = None, progress: bool = True) ->
     if spec.loader is parsers.parse_movielens:
         _fetch_movielens(spec, folder, copies, progress)
         return folder
-    for file, expected in spec.files.items():
+    texts = spec.user_texts
+    urls, files = dict(spec.urls), dict(spec.files)
+    if user_texts and texts is not None:
+        urls[texts.file], files[texts.file] = texts.url, texts.sha256
+    for file, expected in files.items():
         target = folder / file
         if target.is_file() and _sha256(target) == expected:
             continue
@@ -98,8 +111,8 @@ def fetch(name: str, mirror: str | Path | None = None, progress: bool = True) ->
             if copies is not None and (copies / file).is_file():
                 source = str(copies / file)
                 shutil.copyfile(source, fresh)
-            elif spec.urls[file]:
-                source = spec.urls[file]
+            elif urls[file]:
+                source = urls[file]
                 _download(source, fresh, progress)
                 if source.endswith(".zip") and not file.endswith(".zip"):
                     fresh.write_bytes(read_member(fresh, f"{Path(source).stem}/{file}"))
@@ -119,30 +132,62 @@ def fetch(name: str, mirror: str | Path | None = None, progress: bool = True) ->
     return folder
 
 
-def load(name: str, mirror: str | Path | None = None, progress: bool = True) -> Dataset:
+def load(
+    name: str,
+    mirror: str | Path | None = None,
+    progress: bool = True,
+    *,
+    user_texts: bool = False,
+) -> Dataset:
     """Fetch a data set, parse it, check its table and encode it. O(n_rows).
 
     Args:
         name: Name in the registry.
         mirror: See `fetch`.
         progress: See `fetch`.
+        user_texts: Also what users wrote, as the log's text column, where the pair is in the log.
+            Nothing else of the log changes.
 
     Raises:
-        ConfigError: No such set, or the mirror is not a folder.
+        ConfigError: No such set, the mirror is not a folder, or no user's texts are registered.
         DownloadError: The set cannot be had, or its table has another sha256 than the registry's.
     """
     spec = get_spec(name)
-    tables = spec.loader(fetch(name, mirror, progress))
+    if user_texts and spec.user_texts is None:
+        having = ", ".join(s.name for s in list_datasets() if s.user_texts is not None)
+        raise ConfigError(
+            f"{name}: found no texts of users in the registry, expected a set that has them "
+            f"({having}); leave --text-column out"
+        )
+    folder = fetch(name, mirror, progress, user_texts=user_texts)
+    tables = spec.loader(folder)
     found = table_sha256(tables.log)
     if found != spec.table_sha256:
         raise DownloadError(_differs(spec, "the parsed table", found))
     weight = next((c for c in ("rating", "quantity") if c in tables.log), "weight")
     log = Interactions.from_frame(tables.log, Columns(weight=weight), where=spec.name)
+    n_left_out = 0
+    if user_texts and spec.user_texts is not None:
+        log, n_left_out = _with_texts(log, spec.user_texts, folder)
     test = None
     if tables.test is not None:
         log = log.with_users(tables.test["user_id"]).with_items(tables.test["item_id"])
         test = Interactions.from_frame(tables.test, where=f"{spec.name} test").recoded(log)
-    return Dataset(log, _item_table(tables.items), test, found, spec)
+    return Dataset(log, _item_table(tables.items), test, found, spec, n_left_out)
+
+
+def _with_texts(log: Interactions, texts: UserTexts, folder: Path) -> tuple[Interactions, int]:
+    """Lay what users wrote over a log's pairs; how many texts are of other pairs."""
+    rows = texts.loader(folder / texts.file)
+    users, items = log.user_codes(rows["user_id"]), log.item_codes(rows["item_id"])
+    pairs = pd.Index(log.users * log.n_items + log.items)
+    known = (users >= 0) & (items >= 0)
+    known &= pairs.get_indexer(pd.Index(users * log.n_items + items)) >= 0
+    columns = Columns(text=texts.column)
+    written = Interactions.from_frame(rows[known], columns, where=texts.file).recoded(log)
+    # The log's rows stay in their place, which a split is drawn by, with their weights and times.
+    laid = replace(log, texts=log.merged(written).texts)
+    return replace(laid, columns=replace(log.columns, text=texts.column)), int((~known).sum())
 
 
 def _item_table(items: pd.DataFrame | None) -> ItemTable | None:

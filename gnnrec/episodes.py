@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gnnrec.config import PretrainConfig
+from gnnrec.edge_texts import EdgeTexts
 from gnnrec.features import GraphInput, text_table
 from gnnrec.graph import BipartiteGraph
 from gnnrec.sampling import Episode
@@ -19,7 +20,7 @@ MIN_EDGES = 50
 
 @dataclass(frozen=True)
 class Source:
-    """A source graph: its edges as codes, and the text vectors of its items, if it has any.
+    """A source graph: its edges as codes, the text vectors of its items and what users wrote.
 
     A pair that is there twice is one edge.
     """
@@ -30,6 +31,7 @@ class Source:
     n_users: int
     n_items: int
     item_text: np.ndarray | None
+    edge_text: EdgeTexts | None = None
 
     @cached_property
     def graph(self) -> BipartiteGraph:
@@ -87,11 +89,15 @@ def sample_episode(
     if not hidden.any():
         visible[0], hidden[0] = False, True
     text = None if source.item_text is None else source.item_text[raw_items]
+    whole = len(rows.indptr) == source.n_users + 1
+    user_codes = raw_users - 1 if whole else np.sort(chosen)[raw_users - 1]
+    written = source.edge_text
     order = rng.permutation(int(hidden.sum()))
     episode = Episode(
         GraphInput(
             BipartiteGraph(users[visible], items[visible], len(raw_users), len(raw_items)),
             text_table(text, len(raw_items)),
+            edge_text=None if written is None else written.part(user_codes, raw_items),
             spectral_rank=config.model.spectral_rank,
             device=device,
             seed=config.seed,
@@ -99,8 +105,7 @@ def sample_episode(
         users[hidden][order],
         items[hidden][order],
     )
-    whole = len(rows.indptr) == source.n_users + 1
-    episode.user_codes = raw_users - 1 if whole else np.sort(chosen)[raw_users - 1]
+    episode.user_codes = user_codes
     episode.item_codes = raw_items
     return episode
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from gnnrec import edge_texts
 from gnnrec.device import numpy_generator, torch_generator
+from gnnrec.edge_texts import EdgeTexts
 from gnnrec.errors import ConfigError
 from gnnrec.graph import BipartiteGraph
 from gnnrec.neighbours import Blocks, NeighbourSampler
@@ -45,8 +47,11 @@ class GraphInput:
     Args:
         graph: The message-passing graph. Edges that a model is trained or tested on are not in it.
         item_text: (n_items, text_dim) float32 vectors, zero rows where an item has no text, or
-            None. `text` holds them centred (see `centre_text`), `item_text` as they came.
+            None. `item_text` holds them as they came, `text` centred (see `centre_text`) and with
+            what users wrote (see `start_text`).
         spectral_rank: How many singular triplets `spectrum` holds.
+        edge_text: What users wrote, also on edges that the graph does not have: only what is on
+            its own edges is read, and kept as `edge_text`.
         device: Where tables and products live.
         seed: Seeds the randomised SVD.
         compact: Leave nodes without edges out of decompositions: much cheaper where they are many,
@@ -58,6 +63,7 @@ class GraphInput:
         graph: BipartiteGraph,
         item_text: Tensor | None = None,
         *,
+        edge_text: EdgeTexts | None = None,
         spectral_rank: int = 64,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -69,7 +75,9 @@ class GraphInput:
         self.spectral_rank = spectral_rank
         self.seed = seed
         self.item_text = None if item_text is None else item_text.to(self.device)
-        self.text = None if self.item_text is None else centre_text(self.item_text)
+        self.edge_text = None if edge_text is None else edge_text.within(graph)
+        self._said = None if self.edge_text is None else self.edge_text.to(self.device).centred()
+        self.text = start_text(self.item_text, self._said)
         self.user_degrees = torch.from_numpy(graph.user_degrees).float().to(self.device)
         self.item_degrees = torch.from_numpy(graph.item_degrees).float().to(self.device)
         self._propagated: dict[int, tuple[list[Tensor | None], ...]] = {}
@@ -79,21 +87,32 @@ class GraphInput:
 
     def on(self, graph: BipartiteGraph) -> GraphInput:
         """Return the features of another graph of the same nodes."""
+        return self._like(graph, self.item_text, self.edge_text)
+
+    def with_text(self, item_text: Tensor | None, edge_vectors: Tensor | None = None) -> GraphInput:
+        """Return the features of the same graph with other texts of items.
+
+        Args:
+            item_text: (n_items, text_dim).
+            edge_vectors: (n_texts, text_dim) instead of those of what users wrote; none without.
+        """
+        edges = self.edge_text if edge_vectors is not None else None
+        if edges is not None and edge_vectors is not None:
+            edges = replace(edges, vectors=edge_vectors)
+        return self._like(self.graph, item_text, edges)
+
+    def _like(
+        self, graph: BipartiteGraph, item_text: Tensor | None, edge_text: EdgeTexts | None
+    ) -> GraphInput:
         return GraphInput(
             graph,
-            self.item_text,
+            item_text,
+            edge_text=edge_text,
             spectral_rank=self.spectral_rank,
             device=self.device,
             seed=self.seed,
             compact=self.compact,
         )
-
-    def with_text(self, item_text: Tensor) -> GraphInput:
-        """Return the features of the same graph with other texts."""
-        other = self.on(self.graph)
-        other.item_text = item_text.to(self.device)
-        other.text = centre_text(other.item_text)
-        return other
 
     def check_text(self, text_dim: int) -> None:
         """Check that a model that reads vectors of that length (0: none) can read these.
@@ -224,11 +243,29 @@ class GraphInput:
             assert self.text is not None, "the caller checks that there is text"
             _, vectors = torch.linalg.eigh(self.text.T @ self.text)
             basis = vectors[:, -min(_N_COMPONENTS, vectors.shape[1]) :]
-            self._components[n_layers] = self._propagate(self.text @ basis, n_layers)
+            profile = None if self.first_written is None else self.first_written @ basis
+            self._components[n_layers] = self._propagate(self.text @ basis, profile, n_layers)
         return self._components[n_layers]
 
-    def _propagate(self, items: Tensor, n_layers: int) -> tuple[list[Tensor | None], ...]:
-        users, tables = propagate(self.adjacency, None, items, n_layers)
+    @cached_property
+    def first_written(self) -> Tensor | None:
+        """(n_users, text_dim), what users wrote, as LightGCN's first layer adds it up, or None."""
+        return None if self._said is None else self._said.user_sums(self.graph.normalised)
+
+    @cached_property
+    def mean_written(self) -> Tensor | None:
+        """(n_users, text_dim), what a user wrote over the number of the user's items, or None."""
+        return None if self._said is None else self._said.user_sums(self.graph.user_mean)
+
+    def _propagate(
+        self, items: Tensor, profile: Tensor | None, n_layers: int
+    ) -> tuple[list[Tensor | None], ...]:
+        if profile is None or n_layers == 0:
+            users, tables = propagate(self.adjacency, None, items, n_layers)
+        else:
+            first = self.adjacency(items) + profile
+            later = propagate(self.adjacency, first, None, n_layers - 1)
+            users, tables = [None, *later[0]], [items, *later[1]]
         weights = self.user_degrees / self.user_degrees.sum().clamp_min(1.0)
         return users, tables, [None if table is None else weights @ table for table in users]
 
@@ -272,13 +309,15 @@ class GraphInput:
     def propagated_text(self, n_layers: int) -> tuple[list[Tensor | None], ...]:
         """Text after 0..n_layers LightGCN layers: user tables, item tables, mean user rows.
 
-        The mean is weighted by interactions; None stands for a zero table. LightGCN's layers are
-        linear, so a projection applied before them equals the same projection applied to these
-        tables: training then needs no propagation at all.
+        The mean is weighted by interactions; None stands for a zero table. A message of the first
+        layer along an edge that has a text is the item's text plus the edge's: so what a user wrote
+        is part of the user, and later of the user's items. LightGCN's layers are linear, so a
+        projection applied before them equals the same projection applied to these tables: training
+        then needs no propagation at all.
         """
         if n_layers not in self._propagated:
             assert self.text is not None, "the caller checks that there is text"
-            self._propagated[n_layers] = self._propagate(self.text, n_layers)
+            self._propagated[n_layers] = self._propagate(self.text, self.first_written, n_layers)
         return self._propagated[n_layers]
 
 
@@ -296,6 +335,26 @@ def centre_text(vectors: Tensor) -> Tensor:
         return vectors
     centred = vectors - vectors[present].mean(dim=0)
     return torch.nn.functional.normalize(centred, dim=1) * present[:, None]
+
+
+def start_text(item_text: Tensor | None, said: EdgeTexts | None) -> Tensor | None:
+    """Return what the items' text is before any layer: their own, and what users wrote of them.
+
+    Unit rows of own + WEIGHT * mean of the edges' texts, either of them centred among its like; an
+    item without an own text has the mean alone, one that nobody wrote of its own text alone.
+
+    Args:
+        item_text: (n_items, text_dim) float32 as they came, or None.
+        said: The centred texts of the graph's edges, or None.
+    """
+    own = None if item_text is None else centre_text(item_text)
+    if said is None:
+        return own
+    means = said.item_means()
+    if own is None:
+        return torch.nn.functional.normalize(means, dim=1)
+    both = torch.nn.functional.normalize(own + edge_texts.WEIGHT * means, dim=1)
+    return torch.where((means != 0).any(dim=1, keepdim=True), both, own)
 
 
 def text_table(vectors: np.ndarray | None, n_items: int) -> Tensor | None:

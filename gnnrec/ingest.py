@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
+from gnnrec.columns import text_cell
 from gnnrec.ids import CodeBook, text_words, words_text
 from gnnrec.tables import (
     MAX_BYTES,
@@ -59,6 +60,7 @@ class CodedLog:
         item_ids: (n_items,) raw ids by code, int64 or object of str.
         weights: (n_rows,) float64, or None where the log has none.
         timestamps: (n_rows,) float64 seconds since 1970 UTC, or None where the log has none.
+        texts: (n_rows,) object of str, "" without, or None where the log has no such column.
         names: The names of all columns of the file.
     """
 
@@ -68,17 +70,23 @@ class CodedLog:
     item_ids: np.ndarray
     weights: np.ndarray | None = None
     timestamps: np.ndarray | None = None
+    texts: np.ndarray | None = None
     names: tuple[str, ...] = ()
 
 
 def stream_log(
-    path: str | Path, user: str, item: str, weight: str | None = None, timestamp: str | None = None
+    path: str | Path,
+    user: str,
+    item: str,
+    weight: str | None = None,
+    timestamp: str | None = None,
+    text: str | None = None,
 ) -> CodedLog | None:
     """Read a plain log without ever holding its table; codes are int32. O(n_rows).
 
     Parquet, and text with a separator of one byte, also packed by gzip. One thread reads, and each
     column is encoded in a thread of its own. Memory: 4 bytes per row for a column of ids and 8 for
-    another, twice that for a moment at the end, and the distinct ids.
+    another, twice that for a moment at the end, the distinct ids, and the texts.
 
     Args:
         path: The file.
@@ -86,19 +94,21 @@ def stream_log(
         item: Name of the column of item ids.
         weight: Name of the column of weights; the file may lack it.
         timestamp: Name of the column of times; the file may lack it.
+        text: Name of the column of texts; the file may lack it.
 
     Returns:
         What validation of `read_table(path)` would come to, or None where the file is not plain.
     """
-    roles = [name for name in (user, item, weight, timestamp) if name is not None]
+    roles = [name for name in (user, item, weight, timestamp, text) if name is not None]
     if len(set(roles)) < len(roles):
         return None
-    users, items, weights, times = _Ids(), _Ids(), _Weights(), _Times()
+    users, items, weights, times, texts = _Ids(), _Ids(), _Weights(), _Times(), _Texts()
     encoders: dict[str | None, _Encoder] = {
         user: users,
         item: items,
         weight: weights,
         timestamp: times,
+        text: texts,
     }
     try:
         with ExitStack() as stack:
@@ -114,6 +124,7 @@ def stream_log(
         items.ids,
         weights.values if weight in wanted else None,
         times.values if timestamp in wanted else None,
+        texts.values if text in wanted else None,
         tuple(names),
     )
 
@@ -330,6 +341,23 @@ class _Times:
     def close(self) -> None:
         times = _joined(self._parts)
         self.values = times if self._dates else in_seconds(times)
+
+
+class _Texts:
+    """Texts as an array of str; what a cell is, `gnnrec.columns.text_values` says."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+
+    def add(self, column: pa.Array) -> None:
+        if not _is_text(column):
+            raise ValueError("a type of the careful way")
+        distinct = column.dictionary_encode()  # most cells of a log are empty
+        texts = np.array([*map(text_cell, distinct.dictionary.to_pylist()), ""], dtype=object)
+        self._parts.append(texts[distinct.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
+
+    def close(self) -> None:
+        self.values = _joined(self._parts)
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +12,19 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from gnnrec.columns import (
+    Columns,
+    check_columns,
+    join_texts,
+    text_values,
+    time_values,
+    weight_values,
+)
 from gnnrec.errors import DataError
 from gnnrec.ids import Vocabulary, extend_ids, factorize_ids
 from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.items import ItemTable, read_items
-from gnnrec.tables import (
-    data_error,
-    dates,
-    in_seconds,
-    numbers,
-    read_table,
-    row_number,
-    shown,
-    source_name,
-)
+from gnnrec.tables import data_error, read_table, shown, source_name
 
 __all__ = [
     "Columns",
@@ -36,19 +34,6 @@ __all__ = [
     "read_items",
     "read_table",
 ]
-
-_RESERVED = ("score", "rank", "known")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a log; weight and timestamp may be absent, text is for items."""
-
-    user: str = "user_id"
-    item: str = "item_id"
-    timestamp: str = "timestamp"
-    weight: str = "weight"
-    text: str = "text"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +47,8 @@ class Interactions:
         item_ids: (n_items,) raw ids by code, int64 or object of str.
         weights: (n,) float32, or None where the log has none.
         timestamps: (n,) float64 seconds since 1970 UTC, or None where the log has none.
+        texts: (n,) object of str, what the user wrote of the item, "" where nothing; None where
+            nobody wrote anything.
         columns: The column names the log came with.
         n_dropped_duplicates: Rows that repeated a pair.
         n_below_min_weight: Rows that `min_weight` removed.
@@ -73,6 +60,7 @@ class Interactions:
     item_ids: np.ndarray
     weights: np.ndarray | None = None
     timestamps: np.ndarray | None = None
+    texts: np.ndarray | None = None
     columns: Columns = Columns()
     n_dropped_duplicates: int = 0
     n_below_min_weight: int = 0
@@ -106,12 +94,12 @@ class Interactions:
         id. Vocabularies are in order of first appearance. Timestamps: numbers are seconds, or
         milli-, micro- or nanoseconds when their median says so; dates and ISO 8601 text are read as
         UTC where they name no zone. A repeated pair becomes one interaction with the latest
-        timestamp and the largest weight, in the place of its first row.
+        timestamp and the largest weight, in the place of its first row; its distinct texts are
+        joined with a space in the order of their rows.
 
         Args:
             df: One row per interaction.
-            columns: Names of its columns. A missing weight or timestamp column is allowed under its
-                default name; under a name of your own it is an error.
+            columns: Names of its columns; see `gnnrec.columns.check_columns`.
             min_weight: Rows of a smaller weight are left out, before pairs are collapsed.
             where: File or description for messages.
 
@@ -121,16 +109,19 @@ class Interactions:
         """
         columns = columns or Columns()
         where = source_name(df, where)
-        _check_columns(list(df.columns), columns, where)
+        check_columns(list(df.columns), columns, where)
         if df.empty:
             raise data_error(where, "no rows", "at least one interaction", "check its source")
         users, user_ids = factorize_ids(df, columns.user, where)
         items, item_ids = factorize_ids(df, columns.item, where)
-        weights = _weights(df, columns.weight, where) if columns.weight in df.columns else None
+        weights = weight_values(df, columns.weight, where) if columns.weight in df.columns else None
         times = None
         if columns.timestamp in df.columns:
-            times = _timestamps(df, columns.timestamp, where)
-        log = CodedLog(users, user_ids, items, item_ids, weights, times)
+            times = time_values(df, columns.timestamp, where)
+        texts = None
+        if columns.written in df.columns:
+            texts = text_values(df, columns.text, where)
+        log = CodedLog(users, user_ids, items, item_ids, weights, times, texts)
         return cls._from_codes(log, columns, min_weight, where)
 
     @classmethod
@@ -139,7 +130,7 @@ class Interactions:
     ) -> Interactions:
         """Drop the rows of a small weight, then collapse repeated pairs."""
         users, items, weights, times = log.users, log.items, log.weights, log.timestamps
-        user_ids, item_ids = log.user_ids, log.item_ids
+        user_ids, item_ids, texts = log.user_ids, log.item_ids, log.texts
         n_below = 0
         if min_weight is not None:
             if weights is None:
@@ -156,9 +147,12 @@ class Interactions:
                 items, item_ids = _compact(items[keep], item_ids)
                 weights = weights[keep]
                 times = None if times is None else times[keep]
+                texts = None if texts is None else texts[keep]
         n_rows = len(users)
+        if texts is not None and not texts.any():
+            texts = None
         shape = len(user_ids), len(item_ids)
-        users, items, weights, times = _collapse(users, items, shape, weights, times)
+        users, items, weights, times, texts = _collapse(users, items, shape, weights, times, texts)
         return cls(
             users.astype(np.int64, copy=False),
             items.astype(np.int64, copy=False),
@@ -166,6 +160,7 @@ class Interactions:
             item_ids,
             None if weights is None else weights.astype(np.float32),
             times,
+            texts,
             columns,
             n_rows - len(users),
             n_below,
@@ -179,7 +174,50 @@ class Interactions:
             items=self.items[index],
             weights=None if self.weights is None else self.weights[index],
             timestamps=None if self.timestamps is None else self.timestamps[index],
+            texts=None if self.texts is None else self.texts[index],
         )
+
+    def merged(self, added: Interactions) -> Interactions:
+        """Append the pairs of a log in the same codes, which may be new to this one.
+
+        Of a pair that both have, this log's row stays; its text and the other's are joined.
+        """
+        users = np.concatenate([self.users, added.users])
+        items = np.concatenate([self.items, added.items])
+        texts = None
+        pairs = users * self.n_items + items
+        at, place = np.unique(pairs, return_index=True, return_inverse=True)[1:]
+        if self.texts is not None or added.texts is not None:
+            texts = join_texts(np.concatenate([self._all_texts, added._all_texts]), at[place])
+        both = replace(
+            self,
+            users=users,
+            items=items,
+            weights=_joined(self.weights, added.weights),
+            timestamps=_joined(self.timestamps, added.timestamps),
+            texts=texts,
+        )
+        return both.select(np.sort(at))
+
+    @property
+    def n_texts(self) -> int:
+        """Interactions that have a text."""
+        return 0 if self.texts is None else int(self.texts.astype(bool).sum())
+
+    @property
+    def _all_texts(self) -> np.ndarray:
+        return np.full(self.n_interactions, "", dtype=object) if self.texts is None else self.texts
+
+    @cached_property
+    def text_codes(self) -> tuple[np.ndarray, list[str]]:
+        """(n,) int64, the number of each interaction's text or -1, and the distinct texts.
+
+        The texts are numbered by first appearance.
+        """
+        texts = self._all_texts.copy()
+        texts[~texts.astype(bool)] = None  # what `factorize` counts as missing
+        codes, distinct = pd.factorize(texts)
+        return np.asarray(codes, dtype=np.int64), distinct.tolist()
 
     def with_users(self, user_ids: Iterable[Any]) -> Interactions:
         """Append user ids that are not known yet; known codes stay.
@@ -246,6 +284,8 @@ class Interactions:
             data[self.columns.weight] = self.weights
         if self.timestamps is not None:
             data[self.columns.timestamp] = self.timestamps
+        if self.texts is not None or self.columns.text != Columns.text:
+            data[self.columns.text] = self._all_texts  # a name of your own must be found again
         return pd.DataFrame(data)
 
 
@@ -261,39 +301,13 @@ def read_interactions(
         DataError: The file or a value in it is not usable.
     """
     columns = columns or Columns()
-    log = stream_log(path, columns.user, columns.item, columns.weight, columns.timestamp)
+    log = stream_log(
+        path, columns.user, columns.item, columns.weight, columns.timestamp, columns.written
+    )
     if log is None:
         return Interactions.from_frame(read_table(path), columns, min_weight, str(path))
-    _check_columns(log.names, columns, str(path))
+    check_columns(log.names, columns, str(path))
     return Interactions._from_codes(log, columns, min_weight, str(path))
-
-
-def _check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
-    if columns.user == columns.item:
-        found = f"one column {columns.user!r} for users and items"
-        raise data_error(where, found, "two columns", "name them with --user-column, --item-column")
-    for name in (columns.user, columns.item):
-        if name in _RESERVED:
-            cure = "rename it: a recommendation has a column of that name"
-            raise data_error(where, f"ids in a column {name!r}", "another name", cure)
-    names = [str(name) for name in given]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise data_error(where, f"the column {twice!r} twice", "distinct names", "rename one")
-    defaults = Columns()
-    for role in ("user", "item", "timestamp", "weight"):
-        wanted = getattr(columns, role)
-        optional = role in ("timestamp", "weight") and wanted == getattr(defaults, role)
-        if wanted in given or optional:
-            continue
-        lowered = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(wanted.lower(), lowered, n=1, cutoff=0.5) or [
-            low for low in lowered if role in low
-        ]
-        name = lowered[near[0]] if near else "NAME"
-        cure = f"name it with --{role}-column {name}"
-        found = "the columns " + ", ".join(names)
-        raise data_error(where, found, f"a {role} column {wanted!r}", cure)
 
 
 def _compact(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -308,8 +322,11 @@ def _collapse(
     shape: tuple[int, int],
     weights: np.ndarray | None,
     times: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Keep the first row of each pair, with the pair's largest weight and time. O(n_rows).
+    texts: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Keep the first row of each pair, with the pair's largest weight and time, and all its texts.
+
+    O(n_rows).
 
     Args:
         users: (n_rows,) codes.
@@ -317,6 +334,7 @@ def _collapse(
         shape: Sizes of the two vocabularies.
         weights: (n_rows,), or None.
         times: (n_rows,), or None.
+        texts: (n_rows,) object of str, or None.
     """
     # Equal pairs become neighbours in a matrix whose entries are the numbers of their rows.
     index = np.int32 if max(*shape, len(users)) < 2**31 else np.int64
@@ -329,7 +347,7 @@ def _collapse(
     np.equal(matrix.indices[1:], matrix.indices[:-1], out=again[1:])
     again[matrix.indptr[:-1][matrix.indptr[:-1] < len(users)]] = False  # another user's first item
     if not again.any():
-        return users, items, weights, times
+        return users, items, weights, times, texts
     among = again.copy()
     among[:-1] |= again[1:]
     rows = matrix.data[among]
@@ -346,51 +364,13 @@ def _collapse(
         values[first] = np.maximum.reduceat(values[rows], starts)
         return values[kept]
 
-    return users[kept], items[kept], largest(weights), largest(times)
+    if texts is not None:
+        first_rows = np.arange(len(users))
+        first_rows[rows] = np.repeat(first, np.diff(starts, append=len(rows)))
+        texts = join_texts(texts, first_rows)[kept]
+    return users[kept], items[kept], largest(weights), largest(times), texts
 
 
-def _weights(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
-    """(n_rows,) float64, finite, not negative, within the range of float32."""
-    with np.errstate(over="ignore"):
-        weights = numbers(df[column])
-        good = np.isfinite(weights.astype(np.float32)) & (weights >= 0)
-    if not good.all():
-        position = int((~good).argmax())
-        raise data_error(
-            where,
-            shown(df[column].iloc[position]),
-            "a finite number that is not negative",
-            "correct it or drop the row",
-            row=row_number(df, position),
-            column=column,
-        )
-    return weights
-
-
-def _timestamps(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
-    """(n_rows,) float64 seconds since 1970 UTC."""
-    values = df[column]
-    seconds = np.full(len(values), np.nan)
-    if not pd.api.types.is_bool_dtype(values.dtype):
-        seconds = numbers(values)
-        if np.isnan(seconds).any() and not pd.api.types.is_numeric_dtype(values.dtype):
-            from_dates = dates(values)
-            if np.isfinite(from_dates).sum() > np.isfinite(seconds).sum():
-                seconds = from_dates
-            elif np.isfinite(seconds).any():
-                seconds = in_seconds(seconds)
-        else:
-            seconds = in_seconds(seconds)
-    good = np.isfinite(seconds)
-    if not good.all():
-        position = int((~good).argmax())
-        value = values.iloc[position]
-        raise data_error(
-            where,
-            "no time" if pd.api.types.is_scalar(value) and pd.isna(value) else shown(value),
-            "seconds since 1970, a date or ISO 8601 text",
-            "correct it, drop the row, or leave the whole column out",
-            row=row_number(df, position),
-            column=column,
-        )
-    return seconds
+def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """Concatenate, or None where either log lacks the column."""
+    return None if first is None or second is None else np.concatenate([first, second])

@@ -24,6 +24,9 @@ UserColumn = Annotated[str, typer.Option(help="Column of user ids.")]
 ItemColumn = Annotated[str, typer.Option(help="Column of item ids, in the items file too.")]
 TimeColumn = Annotated[str, typer.Option("--timestamp-column", help="Column of times.")]
 WeightColumn = Annotated[str, typer.Option(help="Column of weights or ratings.")]
+TextColumn = Annotated[
+    str, typer.Option(help="Column of what users wrote; of a registered set only if named.")
+]
 MinWeight = Annotated[float | None, typer.Option(help="Leave out rows below this weight.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Cutoffs = Annotated[list[int], typer.Option("-k", min=1, help="Cut-off; may be repeated.")]
@@ -44,11 +47,11 @@ def emit(as_json: bool, value: dict[str, Any]) -> None:
         print(json.dumps(plain(value), allow_nan=False))  # noqa: T201
 
 
-def columns_of(user: str, item: str, timestamp: str, weight: str) -> Columns:
+def columns_of(user: str, item: str, timestamp: str, weight: str, text: str = "text") -> Columns:
     """Make the column names from their options."""
     from gnnrec.interactions import Columns
 
-    return Columns(user=user, item=item, timestamp=timestamp, weight=weight)
+    return Columns(user=user, item=item, timestamp=timestamp, weight=weight, text=text)
 
 
 def open_named(
@@ -67,4 +70,6 @@ def open_named(
         f"{log.name}: {data.n_users} users, {data.n_items} items, {data.n_interactions} "
         f"interactions ({data.n_dropped_duplicates} repeated rows collapsed)"
     )
+    if data.texts is not None:
+        say(f"{data.n_texts} interactions have a text ({log.n_texts_left_out} texts left out)")
     return log

@@ -197,6 +197,13 @@ def parse_ml_latest_small(folder: Path) -> Tables:
     return Tables(log, _items(movies["movieId"], movies["title"], movies["title"] + " " + genres))
 
 
+def parse_ml_tags(file: Path) -> pd.DataFrame:
+    """MovieLens' tags: user_id, item_id and tag, a row each, by time."""
+    tags = pd.read_csv(file, keep_default_na=False)
+    tags = tags.sort_values("timestamp", kind="stable")[["userId", "movieId", "tag"]]
+    return tags.set_axis(["user_id", "item_id", "tag"], axis=1).reset_index(drop=True)
+
+
 def parse_goodbooks(folder: Path) -> Tables:
     """Goodbooks-10k, first release: text "title by authors (year)"."""
     log = pd.read_csv(io.BytesIO(read_member(folder / "ratings.csv.zip", "ratings.csv")))

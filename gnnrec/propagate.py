@@ -156,7 +156,7 @@ class SparseOperator:
 
 
 def propagate(
-    operator: SparseOperator, user_x: Tensor | None, item_x: Tensor, n_layers: int
+    operator: SparseOperator, user_x: Tensor | None, item_x: Tensor | None, n_layers: int
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Apply the symmetric bipartite adjacency 1..n_layers times.
 
@@ -167,7 +167,7 @@ def propagate(
         operator: R, of shape (n_users, n_items).
         user_x: (n_users, dim), or None when users have no input of their own. None stands for a
             zero table, and half of all products is then skipped.
-        item_x: (n_items, dim).
+        item_x: (n_items, dim), or None likewise.
         n_layers: How many layers.
 
     Returns:

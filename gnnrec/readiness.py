@@ -73,6 +73,15 @@ def _texts(checkpoint: dict[str, Any], log: Log, item_degrees: np.ndarray) -> Fi
             True,
         )
     needed = f"{name} reads item texts through {checkpoint['text_model']}"
+    n_written, n = log.interactions.n_texts, log.interactions.n_interactions
+    said = f"; users wrote on {n_written} of {n} interactions" if n_written else ""
+    if log.items is None and n_written:
+        return Finding(
+            "texts", f"no items table{said}", needed,
+            "What they wrote stands for the items; those that nobody wrote of have no text: give "
+            "--items with item_id and any text columns",
+            False,
+        )  # fmt: skip
     if log.items is None:
         return Finding(
             "texts", "no items table", needed,
@@ -87,7 +96,7 @@ def _texts(checkpoint: dict[str, Any], log: Log, item_degrees: np.ndarray) -> Fi
     of_edges = float(item_degrees @ there / max(item_degrees.sum(), 1))
     found = (
         f"{int(there.sum())} of {len(there)} items of the log have one ({100 * share:.0f} %, "
-        f"{100 * of_edges:.0f} % of the interactions)"
+        f"{100 * of_edges:.0f} % of the interactions){said}"
     )
     if share >= _MOST:
         return Finding("texts", found, needed, "All of it can be used", True)

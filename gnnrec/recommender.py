@@ -93,7 +93,8 @@ class Recommender:
 
         Args:
             interactions: Columns user_id and item_id (other names through `columns`), optionally
-                weight and timestamp. A row is a positive; repeated pairs count once.
+                weight, timestamp and text (what the user wrote). A row is a positive; repeated
+                pairs count once.
             items: Column item_id and any text columns; items without interactions may be in it.
             columns: Column names of `interactions`; its `item` also names the key of `items`.
 
@@ -144,7 +145,12 @@ class Recommender:
         self.text_delta = self.checkpoint.text
         if adapted.text is not None:
             self.text_delta = adapted.text.delta
-            catalogue = replace(catalogue, text=adapted.text.table.numpy())
+            table, written = adapted.text.table, adapted.text.written
+            catalogue = replace(
+                catalogue,
+                text=None if table is None else table.numpy(),
+                written=None if written is None else written.numpy(),
+            )
         self._serve(replace(catalogue, texts=None), adapted.model)
 
     def _serve(self, catalogue: Catalogue, model: Transferable) -> None:
@@ -164,7 +170,8 @@ class Recommender:
     ) -> Recommender:
         """Fold new interactions, users and items in without training: one propagation.
 
-        The texts of items that were there before stay as they are.
+        The texts of items that were there before stay as they are; what a user writes now of an
+        item that the user had is added to what was there.
 
         Raises:
             DataError: A frame is not usable.
@@ -175,34 +182,15 @@ class Recommender:
             interactions = Interactions.from_frame(interactions, columns)
         if isinstance(items, pd.DataFrame):
             items = ItemTable.from_frame(items, columns.item)
-        log = catalogue.log.with_users(interactions.user_ids).with_items(interactions.item_ids)
-        if items is not None:
-            log = log.with_items(items.item_ids)
-        added = interactions.recoded(log)
-        merged = replace(
-            log,
-            users=np.concatenate([log.users, added.users]),
-            items=np.concatenate([log.items, added.items]),
-            weights=_joined(log.weights, added.weights),
-            timestamps=_joined(log.timestamps, added.timestamps),
-        )
-        pairs = merged.users * merged.n_items + merged.items
-        merged = merged.select(np.sort(np.unique(pairs, return_index=True)[1]))
-        fresh = merged.item_ids[catalogue.log.n_items :]
-        texts, titles = items.align(fresh) if items else ([""] * len(fresh), [""] * len(fresh))
-        text = catalogue.text
-        if text is not None:
-            new_text = np.zeros((len(fresh), text.shape[1]), dtype=np.float32)
-            if any(texts):
-                model = self.checkpoint.config.text_model
-                assert model is not None
-                new_text = TextEncoder(model, str(self.device), self.text_delta).encode(texts)
-            text = np.concatenate([text, new_text])
-        self._serve(Catalogue(merged, catalogue.titles + titles, text), self.model)
+        encoder = None
+        if self.checkpoint.config.text_model is not None:
+            model = self.checkpoint.config.text_model
+            encoder = TextEncoder(model, str(self.device), self.text_delta)
+        self._serve(catalogue.updated(interactions, items, encoder), self.model)
         return self
 
     def forget_user(self, user: Any) -> Recommender:  # noqa: ANN401 (an id of the user's own type)
-        """Delete a user's interactions and id; nobody's scores are trained on them afterwards.
+        """Delete a user's interactions, texts and id; no score is trained on them afterwards.
 
         Item vectors that were trained while the user was in the log keep what they learned; call
         `fit` again to remove that too.
@@ -217,10 +205,7 @@ class Recommender:
             raise DataError(f"user {user!r} is not in the log; nothing to delete")
         if log.n_users == 1:
             raise DataError(f"user {user!r} is the only one in the log; delete the folder instead")
-        kept = log.select(log.users != code)
-        users = kept.users - (kept.users > code)
-        kept = replace(kept, users=users, user_ids=np.delete(log.user_ids, code))
-        self._serve(replace(catalogue, log=kept), self.model)
+        self._serve(catalogue.without_user(code), self.model)
         return self
 
     # Recommending
@@ -391,8 +376,3 @@ class Recommender:
             codes = log.item_codes(list(exclude))
             mask[codes[codes >= 0]] = False
         return mask
-
-
-def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
-    """Concatenate, or None where either log lacks the column."""
-    return None if first is None or second is None else np.concatenate([first, second])

@@ -7,9 +7,30 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
+import pandas as pd
+
 from gnnrec import parsers
 from gnnrec.errors import ConfigError
 from gnnrec.parsers import Tables
+
+
+@dataclass(frozen=True)
+class UserTexts:
+    """What users of a set wrote, in a file of its own that is read only when it is asked for.
+
+    Attributes:
+        column: What it is called there, and in the log: tag, review.
+        url: As in `DatasetSpec.urls`.
+        file: Its name.
+        sha256: Of the file.
+        loader: The file -> rows of user_id, item_id and the column, in the order they were written.
+    """
+
+    column: str
+    url: str
+    file: str
+    sha256: str
+    loader: Callable[[Path], pd.DataFrame] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class DatasetSpec:
         has_time: Whether interactions have timestamps.
         folder: Subfolder of a mirror, and of the cache.
         loader: Folder of files -> tables.
+        user_texts: What users wrote, if the set has it.
     """
 
     name: str
@@ -46,6 +68,7 @@ class DatasetSpec:
     has_time: bool
     folder: str
     loader: Callable[[Path], Tables] = field(repr=False)
+    user_texts: UserTexts | None = None
 
 
 _MOVIELENS_CITATION = (
@@ -107,6 +130,13 @@ _SPECS = (
         has_time=True,
         folder="ml-latest-small",
         loader=parsers.parse_ml_latest_small,
+        user_texts=UserTexts(
+            column="tag",
+            url=_GROUPLENS + "ml-latest-small.zip",
+            file="tags.csv",
+            sha256="68eec00a0820c2faa8863a6df7032f13d5899a4462bce9a97213905297ff3d34",
+            loader=parsers.parse_ml_tags,
+        ),
     ),
     DatasetSpec(
         name="goodbooks-10k",

@@ -44,14 +44,22 @@ def pretrain_run(
     encoder, tuned = _text_encoder(logs, config, str(where), log_file)
     catalogues = [Catalogue.build(x.interactions, x.items, encoder) for x in logs]
     for log, catalogue in zip(logs, catalogues, strict=True):
-        if encoder is not None and catalogue.text is None:
+        if encoder is not None and not catalogue.has_text:
             raise ConfigError(
-                f"source {log.name} has no item text and the encoder reads text; leave it out, "
+                f"source {log.name} has no text and the encoder reads text; leave it out, "
                 "give --items, or pretrain with --no-text"
             )
     features = time.perf_counter() - started
     sources = [
-        Source(log.name, c.log.users, c.log.items, c.log.n_users, c.log.n_items, c.text)
+        Source(
+            log.name,
+            c.log.users,
+            c.log.items,
+            c.log.n_users,
+            c.log.n_items,
+            c.text,
+            c.target().edge_text,
+        )
         for log, c in zip(logs, catalogues, strict=True)
     ]
     model, result = pretrain(sources, config, device=where, log=log_file)

@@ -62,12 +62,16 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
             tensors |= recommender.vectors.part.tables()
         if catalogue.text is not None:
             tensors["text"] = torch.from_numpy(np.ascontiguousarray(catalogue.text))
+        if catalogue.written is not None:
+            tensors["written"] = torch.from_numpy(np.ascontiguousarray(catalogue.written))
         save_file({k: v.contiguous() for k, v in tensors.items()}, work / "vectors.safetensors")
         frame = pd.DataFrame({"user": log.users, "item": log.items})
         if log.weights is not None:
             frame["weight"] = log.weights
         if log.timestamps is not None:
             frame["timestamp"] = log.timestamps
+        if log.texts is not None:
+            frame["text"] = log.texts
         frame.to_parquet(work / "log.parquet", index=False)
         pd.DataFrame({"id": log.user_ids}).to_parquet(work / "users.parquet", index=False)
         pd.DataFrame({"id": log.item_ids, "title": catalogue.titles}).to_parquet(
@@ -122,6 +126,7 @@ def load_recommender(
             _ids(item_frame["id"]),
             log_frame["weight"].to_numpy() if "weight" in log_frame else None,
             log_frame["timestamp"].to_numpy() if "timestamp" in log_frame else None,
+            _texts(log_frame),
             columns,
         )
         _check_codes(log)
@@ -155,6 +160,11 @@ def load_recommender(
             _check_table(tensors.get(name), name, count, shape, folder)
         part = model.tower_scores(tensors["tower_users"], tensors["tower_items"])
     text = tensors["text"].numpy() if "text" in tensors else None
+    written = None
+    if "written" in tensors:
+        n_texts, shape = len(log.text_codes[1]), torch.Size([model_config.text_dim])
+        _check_table(tensors["written"], "written", n_texts, shape, folder)
+        written = tensors["written"].numpy()
     checkpoint = Checkpoint(
         str(about.get("source")),
         model_config,
@@ -165,7 +175,7 @@ def load_recommender(
     recommender = kind(checkpoint, config, device)
     recommender.record = record
     recommender.restore(
-        Catalogue(log, titles, text),
+        Catalogue(log, titles, text, written),
         model.to(recommender.device),
         ScoreVectors(tensors["users"], tensors["items"], walk, part),
     )
@@ -194,6 +204,14 @@ def _check_codes(log: Interactions) -> None:
             raise ValueError("log.parquet names codes beyond its vocabularies")
         if not pd.Index(ids).is_unique:
             raise ValueError("an id is in a vocabulary twice")
+
+
+def _texts(frame: pd.DataFrame) -> np.ndarray | None:
+    if "text" not in frame:
+        return None
+    if not all(isinstance(text, str) for text in frame["text"]):
+        raise ValueError("log.parquet holds a text that is none")
+    return frame["text"].to_numpy(dtype=object)
 
 
 def _ids(column: pd.Series) -> np.ndarray:

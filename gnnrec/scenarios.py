@@ -120,17 +120,19 @@ def _in_random_order(prepared: Prepared, seed: int) -> Prepared:
 def with_text(
     prepared: Prepared, text: Tensor | None, texts: tuple[str, ...] | None = None
 ) -> Prepared:
-    """Return the same target with other texts and vectors of them, (n_items, dim), or None."""
+    """Return the same target with other texts of items, (n_items, dim) vectors, none of users."""
 
     def changed(target: Target) -> Target:
-        return replace(target, item_text=text, texts=texts)
+        return replace(
+            target, item_text=text, texts=texts, text_codes=None, text_vectors=None, written=None
+        )
 
     at_test = None if prepared.at_test is None else changed(prepared.at_test)
     return replace(prepared, target=changed(prepared.target), at_test=at_test)
 
 
 def shuffled_text(prepared: Prepared, seed: int) -> Prepared:
-    """Give every item with a text the vector of a random other one.
+    """Give every item with a text the vector of a random other one; what users wrote goes.
 
     What the vectors are as a set stays; which item they describe is lost. An arm that gains from a
     source without that gains from something else than the texts.

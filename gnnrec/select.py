@@ -108,7 +108,7 @@ def rank_checkpoints(
     if n_seeds < 1:
         raise ConfigError(f"select: found {n_seeds} seeds, expected at least 1")
     where = resolve_device(device)
-    has_text = log.items is not None and any(log.items.texts) and text_available()
+    has_text = log.has_text and text_available()
     encoders = {c.name: c.text_encoder(str(where)) if has_text else None for c in checkpoints}
     candidates, groups = _grouped(checkpoints, encoders, where)
     by_name = {None if e is None else e.name: e for e in (None, *encoders.values())}

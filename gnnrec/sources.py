@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gnnrec.datasets import list_datasets, load
+from gnnrec.datasets import get_spec, list_datasets, load
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.interactions import Columns, Interactions, read_interactions
 from gnnrec.items import ItemTable, read_items
@@ -17,12 +17,23 @@ from gnnrec.split import Split
 
 @dataclass(frozen=True)
 class Log:
-    """A named log and its items table; `licence` is known for registered sets."""
+    """A named log and its items table.
+
+    `licence` is known for registered sets, and `n_texts_left_out` counts what users wrote of pairs
+    that are no interaction.
+    """
 
     name: str
     interactions: Interactions
     items: ItemTable | None
     licence: str | None = None
+    n_texts_left_out: int = 0
+
+    @property
+    def has_text(self) -> bool:
+        """Whether an item has a text, or a user wrote one."""
+        of_items = self.items is not None and any(self.items.texts)
+        return of_items or self.interactions.texts is not None
 
 
 def open_log(
@@ -35,11 +46,13 @@ def open_log(
 ) -> Log:
     """Open a registered data set by name, or a user's file.
 
-    A file wins over a registered name. `items_file` replaces a registered set's own table.
+    A file wins over a registered name. `items_file` replaces a registered set's own table. Of
+    `columns` a registered set heeds the name of the text column alone: what its users wrote is read
+    where it is named.
 
     Raises:
         DataError: The file is not usable.
-        ConfigError: Neither a file nor a registered name.
+        ConfigError: Neither a file nor a registered name, or a set without such a text column.
     """
     names = [spec.name for spec in list_datasets()]
     if Path(name_or_file).exists() or name_or_file not in names:
@@ -49,7 +62,7 @@ def open_log(
                 f"{', '.join(names)}"
             )
         return open_file(name_or_file, items_file, columns=columns, min_weight=min_weight)
-    dataset = load(name_or_file, mirror)
+    dataset = load(name_or_file, mirror, user_texts=_asks_for_texts(name_or_file, columns))
     log = dataset.interactions
     if min_weight is not None:
         if log.weights is None:
@@ -59,7 +72,20 @@ def open_log(
     items = dataset.items
     if items_file is not None:
         items = _matching(read_items(items_file, log.columns.item), log, items_file, name_or_file)
-    return Log(name_or_file, log, items, dataset.spec.licence)
+    return Log(name_or_file, log, items, dataset.spec.licence, dataset.n_texts_left_out)
+
+
+def _asks_for_texts(name: str, columns: Columns | None) -> bool:
+    """Whether the text column of a registered set is named; the default name asks for nothing."""
+    wanted, texts = (columns or Columns()).text, get_spec(name).user_texts
+    if wanted == Columns().text:
+        return False
+    if texts is not None and wanted != texts.column:
+        raise ConfigError(
+            f"{name}: found --text-column {wanted}, expected {texts.column}; correct it or leave "
+            "it out"
+        )
+    return True
 
 
 def open_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +52,16 @@ class OwnText:
 
     Attributes:
         delta: What the encoder's last layers learned.
-        table: (n_items, dim) float32, zero rows without a text.
+        table: (n_items, dim) float32, zero rows without a text; None where no item has one.
+        written: (n_texts, dim) float32 of what users wrote, or None.
         trained: Names of the parameters that were retrained.
         result: What that did; None where nothing was retrained.
         n_trained, n_frozen: Numbers of parameters.
     """
 
     delta: Delta
-    table: Tensor
+    table: Tensor | None
+    written: Tensor | None
     trained: list[str]
     result: TrainResult | None = None
     n_trained: int = 0
@@ -267,6 +270,7 @@ def own_text(
     n_layers: int,
     config: TransferConfig,
     *,
+    written: Sequence[str] | None = None,
     log: Path | None = None,
     fixed_steps: int | None = None,
 ) -> OwnText:
@@ -277,15 +281,23 @@ def own_text(
         task: The target.
         n_layers: None are retrained if 0.
         config: `text` and the seed.
+        written: What users wrote; encoded too.
         log: JSON lines of the evaluations go here.
         fixed_steps: See `tune_text`.
     """
+
+    def tables(encoder: TextEncoder) -> tuple[Tensor | None, Tensor | None]:
+        return tuple(  # type: ignore[return-value]
+            torch.from_numpy(encoder.encode(texts)) if texts else None
+            for texts in (task.texts, written)
+        )
+
     if not n_layers:
-        return OwnText(encoder.delta, torch.from_numpy(encoder.encode(task.texts)), [])
+        return OwnText(encoder.delta, *tables(encoder), [])
     delta, result, names, n_frozen = tune_text(
         [task], encoder, n_layers, config.text, config.seed, log=log, fixed_steps=fixed_steps
     )
-    table = torch.from_numpy(TextEncoder(encoder.model, encoder.device, delta).encode(task.texts))
     below = {name.removeprefix("text_encoder.layers.") for name in names}
     n_trained = sum(part.numel() for name, part in delta.items() if name in below)
-    return OwnText(delta, table, names, result, n_trained, n_frozen)
+    made = tables(TextEncoder(encoder.model, encoder.device, delta))
+    return OwnText(delta, *made, names, result, n_trained, n_frozen)

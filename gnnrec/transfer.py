@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gnnrec.calibrate import weigh
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig, graph_mode, parse_retrain
 from gnnrec.device import derive_seed, numpy_generator
+from gnnrec.edge_texts import EdgeTexts
 from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
@@ -40,8 +42,11 @@ class Target:
         users: (n,) int64.
         items: (n,) int64.
         item_text: (n_items, text_dim) float32 tensor, or None.
-        texts: n_items texts that it was made from, "" where there is none, or None.
-        text_delta: Digest of what the text model had learned when it made it.
+        text_codes: (n,) int64, the row of `text_vectors` that is an edge's text, -1 without.
+        text_vectors: (n_texts, text_dim) float32 tensor of what users wrote, or None.
+        texts: n_items texts that `item_text` was made from, "" where there is none, or None.
+        written: n_texts texts that `text_vectors` was made from, or None.
+        text_delta: Digest of what the text model had learned when it made them.
         kept: What `adapt` can use again when it is called with the same rows, as the arms of a
             comparison do.
     """
@@ -51,7 +56,10 @@ class Target:
     n_users: int
     n_items: int
     item_text: Tensor | None = None
+    text_codes: np.ndarray | None = None
+    text_vectors: Tensor | None = None
     texts: tuple[str, ...] | None = None
+    written: tuple[str, ...] | None = None
     text_delta: str = ""
     kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
@@ -64,7 +72,23 @@ class Target:
     ) -> GraphInput:
         """Return the graph of some of the rows (all by default) with its features."""
         graph = BipartiteGraph(self.users[rows], self.items[rows], self.n_users, self.n_items)
-        return GraphInput(graph, self.item_text, spectral_rank=rank, device=device)
+        return self.input_of(graph, rank, device)
+
+    def input_of(
+        self, graph: BipartiteGraph, rank: int, device: torch.device | str = "cpu"
+    ) -> GraphInput:
+        """Return a graph of the same nodes with the target's features."""
+        return GraphInput(
+            graph, self.item_text, edge_text=self.edge_text, spectral_rank=rank, device=device
+        )
+
+    @cached_property
+    def edge_text(self) -> EdgeTexts | None:
+        """What users wrote on all edges; a graph's features hold those of its own edges alone."""
+        if self.text_vectors is None or self.text_codes is None:
+            return None
+        shape = self.n_users, self.n_items
+        return EdgeTexts.of(self.users, self.items, self.text_codes, self.text_vectors, shape)
 
 
 @dataclass(frozen=True)
@@ -88,7 +112,9 @@ class Adapted:
 
     def reads(self, x: GraphInput) -> GraphInput:
         """Return a graph of the target with the texts as the model's own encoder makes them."""
-        return x if self.text is None else x.with_text(self.text.table)
+        if self.text is None:
+            return x
+        return x.with_text(self.text.table, self.text.written)
 
     @property
     def names(self) -> list[str]:
@@ -169,7 +195,7 @@ def adapt(
     """
     text = _own_text(checkpoint, target, (train, validation), config, str(device), log, fixed_steps)
     if text is not None:
-        target = replace(target, item_text=text.table)
+        target = replace(target, item_text=text.table, text_vectors=text.written)
         if text.result is not None and fixed_steps is not None:
             fixed_steps = fixed_steps[1:]
     adapted = _adapt(checkpoint, target, (train, validation), config, device, log, fixed_steps)
@@ -191,7 +217,7 @@ def _own_text(
     """
     kind, k = parse_retrain(config.retrain)
     model = checkpoint.config
-    if not model.text_dim or target.item_text is None:
+    if not model.text_dim or (target.item_text is None and target.text_vectors is None):
         if kind == "text":
             raise ConfigError(
                 f"--retrain {config.retrain}: found a target without item texts, expected some; "
@@ -204,14 +230,20 @@ def _own_text(
     delta = {} if kind == "scratch" else checkpoint.text
     if not n_layers and (delta_sha256(delta) if delta else "") == target.text_delta:
         return None
-    if target.texts is None or model.text_model is None:
+    missing = (target.item_text is not None and target.texts is None) or (
+        target.text_vectors is not None and target.written is None
+    )
+    if missing or model.text_model is None:
         raise ConfigError("this checkpoint's text encoder was retrained; it needs the texts again")
+    if n_layers and target.texts is None:
+        n_layers = 0  # there are no items to tell apart by their texts
     edges = [(target.users[part], target.items[part]) for part in rows]
     return own_text(
         TextEncoder(model.text_model, device, delta),
-        TextTask(list(target.texts), *edges[0], edges[1], target.n_users),
+        TextTask(list(target.texts or ()), *edges[0], edges[1], target.n_users),
         n_layers,
         config,
+        written=target.written,
         log=log,
         fixed_steps=fixed_steps[0] if fixed_steps else None,
     )
@@ -244,9 +276,7 @@ def _adapt(
             result = search(model, trained, [part], config.search_evaluations, log=log)
         return Adapted(model.eval(), trained, (result,) if result.steps else ())
     episodes = [
-        Episode(
-            GraphInput(graph, target.item_text, spectral_rank=rank, device=device), users, items
-        )
+        Episode(target.input_of(graph, rank, device), users, items)
         for graph, users, items in folds(
             target.users[train],
             target.items[train],

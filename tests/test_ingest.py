@@ -24,7 +24,7 @@ from gnnrec.ids import CodeBook, text_words, words_text
 from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.interactions import Columns, Interactions, read_interactions, read_table
 
-NAMES = ["user_id", "item_id", "weight", "timestamp"]
+NAMES = ["user_id", "item_id", "weight", "timestamp", "text"]
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -46,7 +46,7 @@ def careful(path: Path, **options: object) -> Interactions:
 
 
 def assert_same(one: Interactions, other: Interactions) -> None:
-    for name in ("users", "items", "user_ids", "item_ids", "weights", "timestamps"):
+    for name in ("users", "items", "user_ids", "item_ids", "weights", "timestamps", "texts"):
         mine, theirs = getattr(one, name), getattr(other, name)
         assert (mine is None) == (theirs is None), name
         if mine is not None:
@@ -115,6 +115,8 @@ def text_logs(draw: st.DrawFn) -> dict[str, list[str]]:
         columns["weight"] = draw(repeated(draw(st.sampled_from(weight_texts))))
     if draw(st.booleans()):
         columns["timestamp"] = draw(repeated(draw(st.sampled_from(time_texts))))
+    if draw(st.booleans()):
+        columns["text"] = draw(repeated(st.one_of(st.just(""), plain_texts)))
     order = draw(st.permutations([*columns, "extra"]))
     columns["extra"] = ["-"] * 40
     return {name: columns[name][:n_rows] for name in order}
@@ -144,7 +146,7 @@ def test_plain_text_is_streamed_and_reads_the_same(
 )
 def test_any_text_comes_out_the_same(tmp_path: Path, rows: list[tuple], line_break: str) -> None:
     path = tmp_path / "log.csv"
-    table = pd.DataFrame(rows, columns=["user_id", "title", "item_id"])
+    table = pd.DataFrame(rows, columns=["user_id", "text", "item_id"])
     table.to_csv(path, index=False, lineterminator=line_break)
     assert_same_outcome(path)
 
@@ -185,6 +187,9 @@ def tables(draw: st.DrawFn) -> pa.Table:
         )
         cells = draw(repeated(st.integers(10**12, 2 * 10**12)))
         columns["timestamp"] = pa.array(cells).cast(kind)
+    if draw(st.booleans()):
+        cells = draw(repeated(st.one_of(st.none(), any_texts)))
+        columns["text"] = pa.array(cells, draw(st.sampled_from([pa.string(), pa.large_string()])))
     return pa.table(columns)
 
 

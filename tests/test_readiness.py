@@ -1,5 +1,6 @@
 """What is said of a user's files: the counts are right, and each lack has its own words."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_each_lack_has_its_own_words(log, checkpoint, subject, words):
     finding = found(checkpoint, log)[subject]
     assert not finding.good and words in finding.effect
     assert finding.line().startswith(f"note {subject}: {finding.found}")
+
+
+def test_what_users_wrote_is_counted():
+    written = ["so it was", *[""] * 798, "so it is"]
+    for log, words in ((log_of(), "All of it"), (log_of(with_text=None), "stands for the items")):
+        data = dataclasses.replace(log.interactions, texts=np.array(written, dtype=object))
+        finding = found(READS, dataclasses.replace(log, interactions=data))["texts"]
+        assert finding.found.endswith("users wrote on 2 of 800 interactions")
+        assert words in finding.effect
 
 
 def test_a_checkpoint_without_text_asks_for_none():

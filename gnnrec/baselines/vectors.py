@@ -124,6 +124,7 @@ def raw_text(x: GraphInput, *, n_layers: int = 2, weight: float = 2.0) -> ScoreV
         )
     else:
         users, items = x.user_mean(x.text), x.text
+        users = users if x.mean_written is None else users + x.mean_written
     users, items = (torch.nn.functional.normalize(table, dim=1) for table in (users, items))
     return with_popularity(x, users, items, weight=weight)
 

@@ -30,15 +30,25 @@ class SAGELayer(nn.Module):
         self.item_neighbour = nn.Linear(dim, dim)
 
     def forward(
-        self, x: GraphInput | LayerBlock, users: Tensor, items: Tensor
+        self,
+        x: GraphInput | LayerBlock,
+        users: Tensor,
+        items: Tensor,
+        written: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Users (n, dim), items (m, dim) -> the first of each that x puts out: all for a graph.
+
+        `written` (n, dim) is added to the users' neighbour mean: the part of the messages that is
+        the edges' own.
 
         Cost: O(n_edges dim + n dim^2), of the graph or of the block.
         """
         users_out, items_out = x.user_mean.shape[0], x.item_mean.shape[0]
+        mean = x.user_mean(items)
+        if written is not None:
+            mean = mean + written[:users_out]
         return (
-            self.user_self(users[:users_out]) + self.user_neighbour(x.user_mean(items)),
+            self.user_self(users[:users_out]) + self.user_neighbour(mean),
             self.item_self(items[:items_out]) + self.item_neighbour(x.item_mean(users)),
         )
 
@@ -47,7 +57,7 @@ class GraphSAGE(Encoder):
     """Per-layer weights, ReLU between layers, unit vectors out.
 
     Items start from projected text plus degree features, users from degree features alone: a
-    user's taste arrives through the graph.
+    user's taste arrives through the graph, and what the user wrote with the first layer's messages.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -101,12 +111,15 @@ class GraphSAGE(Encoder):
         assert len(operators) == self.n_layers
         user_x = self.user_degree(degree_features(_rows(x.user_degrees, users)))
         item_x = self.item_degree(degree_features(_rows(x.item_degrees, items)))
+        written = None
         if self.input is not None and x.text is not None:
             item_x = item_x + self.input(_rows(x.text, items))
+            if x.mean_written is not None:
+                written = self.input(_rows(x.mean_written, users))
         for number, (layer, operator) in enumerate(
             zip(self.layers, operators, strict=True), start=1
         ):
-            user_x, item_x = layer(operator, user_x, item_x)
+            user_x, item_x = layer(operator, user_x, item_x, written if number == 1 else None)
             if number < self.n_layers:
                 user_x, item_x = torch.relu(user_x), torch.relu(item_x)
         normalize = torch.nn.functional.normalize
