@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnnrec.config import ModelConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
@@ -24,6 +24,8 @@ from gnnrec.storage import read_json, verify, whole_folder, write_json
 FORMAT = 1
 _FILES = ("model.safetensors", "config.json", "training.json", "golden.safetensors", "README.md")
 _GOLDEN_TOLERANCE = 1e-5
+# What sizes and numbers that no training made can raise where they are computed with.
+WRONG_NUMBERS = (ArithmeticError, RuntimeError, ValueError, IndexError, TypeError)
 _GOLDEN_USERS, _GOLDEN_ITEMS = 12, 17
 
 
@@ -102,12 +104,13 @@ class Checkpoint:
             read_tensors(folder / "model.safetensors"),
             read_json(folder / "training.json"),
         )
-        with torch.device("meta"):  # shapes only: a lying size must not allocate
-            skeleton = build_model(model_config)
-        check_state(skeleton, checkpoint.state, folder)
+        check_state(model_config, None, checkpoint.state, folder)
         golden = read_tensors(folder / "golden.safetensors").get("scores")
-        found = checkpoint._golden_scores()
-        if golden is None or golden.shape != found.shape:
+        try:
+            found = checkpoint._golden_scores()
+        except WRONG_NUMBERS as error:
+            raise CheckpointError(f"{folder}: its weights give no scores ({error})") from error
+        if golden is None or (golden.shape, golden.dtype) != (found.shape, found.dtype):
             raise CheckpointError(f"{folder}: golden.safetensors does not hold the golden scores")
         worst = float((golden - found).abs().max())
         if not worst <= _GOLDEN_TOLERANCE * max(1.0, float(golden.abs().max())):
@@ -182,16 +185,21 @@ def _attribution(sources: list[dict[str, Any]]) -> list[str]:
     return ["Learned from these data, whose publishers do not endorse it:", "", *lines, ""]
 
 
-def check_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
-    """Compare tensor names and shapes with what the configuration implies.
+def check_state(
+    config: ModelConfig, n_target_items: int | None, state: dict[str, Tensor], where: Path
+) -> None:
+    """Compare tensor names, shapes and types with what the configuration implies.
 
     Raises:
         CheckpointError: The first difference.
     """
-    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    try:
+        with torch.device("meta"):  # shapes only: a lying size must not allocate
+            expected = build_model(config, n_target_items).state_dict()
+    except WRONG_NUMBERS as error:
+        raise CheckpointError(f"{where}: its configuration makes no model ({error})") from error
     for name in sorted(set(expected) | set(state)):
-        found = tuple(state[name].shape) if name in state else "nothing"
-        wanted = expected.get(name, "nothing")
+        found, wanted = _kind(state.get(name)), _kind(expected.get(name))
         if found != wanted:
             raise CheckpointError(
                 f"{where}: tensor {name}: found {found}, its configuration implies {wanted}"
@@ -199,6 +207,12 @@ def check_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{where}: tensor {name} holds NaN or infinity")
+
+
+def _kind(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "nothing"
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -28,11 +28,13 @@ class ModelConfig(Settings):
     )
     dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
-    text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
+    text_dim: int = Field(0, ge=0, le=65536, description="length of the text vectors, 0: text-free")
     text_model: str | None = Field(None, description="sentence encoder the text vectors come from")
     spectral_rank: int = Field(64, ge=1, le=1024)
-    bridges: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="channels: items of each source's table; filled in by pretraining"
+    bridges: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = Field(
+        (),
+        max_length=64,
+        description="channels: items of each source's table; filled in by pretraining",
     )
 
     @model_validator(mode="before")
@@ -164,7 +166,7 @@ def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any
     if path is not None:
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
     for dotted, value in overrides.items():
         if value is not None:
@@ -173,7 +175,9 @@ def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any
             for name in parents:
                 node = node.setdefault(name, {})
                 if not isinstance(node, dict):
-                    raise ConfigError(f"{where}: {name} is {node!r}; expected a table of settings")
+                    raise ConfigError(
+                        f"{where}: {name} is {_shown(node)}; expected a table of settings"
+                    )
             node[leaf] = value
     try:
         return validate(kind, data, where)
@@ -202,7 +206,8 @@ def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_keys(kind))}"
             raise ConfigError(f"{where}: unknown setting {key!r}{hint}") from error
         message = first["msg"].replace("Input should be", "expected")
-        found = f"{key} is {first['input']!r}" if key else f"found {first['input']!r}"
+        given = _shown(first["input"])
+        found = f"{key} is {given}" if key else f"found {given}"
         raise ConfigError(f"{where}: {found}; {message}") from error
 
 
@@ -260,6 +265,11 @@ def parse_retrain(text: str) -> tuple[Retrain, int]:
         f"--retrain {text!r} is not known; expected zero-shot, heads, final:K (K >= 1), full or "
         "scratch"
     )
+
+
+def _shown(value: object, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _keys(kind: type[BaseModel]) -> list[str]:

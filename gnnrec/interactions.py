@@ -13,20 +13,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from gnnrec.cells import times_of, weights_of
 from gnnrec.errors import DataError
 from gnnrec.ids import Vocabulary, extend_ids, factorize_ids
 from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.items import ItemTable, read_items
-from gnnrec.tables import (
-    data_error,
-    dates,
-    in_seconds,
-    numbers,
-    read_table,
-    row_number,
-    shown,
-    source_name,
-)
+from gnnrec.tables import data_error, read_table, shown, source_name
 
 __all__ = [
     "Columns",
@@ -65,6 +57,7 @@ class Interactions:
         columns: The column names the log came with.
         n_dropped_duplicates: Rows that repeated a pair.
         n_below_min_weight: Rows that `min_weight` removed.
+        n_merged_ids: Raw ids that were taken for another one.
     """
 
     users: np.ndarray
@@ -76,6 +69,7 @@ class Interactions:
     columns: Columns = Columns()
     n_dropped_duplicates: int = 0
     n_below_min_weight: int = 0
+    n_merged_ids: int = 0
 
     @property
     def n_users(self) -> int:
@@ -124,14 +118,15 @@ class Interactions:
         _check_columns(list(df.columns), columns, where)
         if df.empty:
             raise data_error(where, "no rows", "at least one interaction", "check its source")
-        users, user_ids = factorize_ids(df, columns.user, where)
-        items, item_ids = factorize_ids(df, columns.item, where)
-        weights = _weights(df, columns.weight, where) if columns.weight in df.columns else None
+        users, user_ids, n_users = factorize_ids(df, columns.user, where)
+        items, item_ids, n_items = factorize_ids(df, columns.item, where)
+        weights = weights_of(df, columns.weight, where) if columns.weight in df.columns else None
         times = None
         if columns.timestamp in df.columns:
-            times = _timestamps(df, columns.timestamp, where)
+            times = times_of(df, columns.timestamp, where)
         log = CodedLog(users, user_ids, items, item_ids, weights, times)
-        return cls._from_codes(log, columns, min_weight, where)
+        made = cls._from_codes(log, columns, min_weight, where)
+        return replace(made, n_merged_ids=n_users + n_items)
 
     @classmethod
     def _from_codes(
@@ -287,7 +282,8 @@ def _check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
         if wanted in given or optional:
             continue
         lowered = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(wanted.lower(), lowered, n=1, cutoff=0.5) or [
+        few = list(lowered)[:200]
+        near = difflib.get_close_matches(wanted.lower(), few, n=1, cutoff=0.5) or [
             low for low in lowered if role in low
         ]
         name = lowered[near[0]] if near else "NAME"
@@ -347,50 +343,3 @@ def _collapse(
         return values[kept]
 
     return users[kept], items[kept], largest(weights), largest(times)
-
-
-def _weights(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
-    """(n_rows,) float64, finite, not negative, within the range of float32."""
-    with np.errstate(over="ignore"):
-        weights = numbers(df[column])
-        good = np.isfinite(weights.astype(np.float32)) & (weights >= 0)
-    if not good.all():
-        position = int((~good).argmax())
-        raise data_error(
-            where,
-            shown(df[column].iloc[position]),
-            "a finite number that is not negative",
-            "correct it or drop the row",
-            row=row_number(df, position),
-            column=column,
-        )
-    return weights
-
-
-def _timestamps(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
-    """(n_rows,) float64 seconds since 1970 UTC."""
-    values = df[column]
-    seconds = np.full(len(values), np.nan)
-    if not pd.api.types.is_bool_dtype(values.dtype):
-        seconds = numbers(values)
-        if np.isnan(seconds).any() and not pd.api.types.is_numeric_dtype(values.dtype):
-            from_dates = dates(values)
-            if np.isfinite(from_dates).sum() > np.isfinite(seconds).sum():
-                seconds = from_dates
-            elif np.isfinite(seconds).any():
-                seconds = in_seconds(seconds)
-        else:
-            seconds = in_seconds(seconds)
-    good = np.isfinite(seconds)
-    if not good.all():
-        position = int((~good).argmax())
-        value = values.iloc[position]
-        raise data_error(
-            where,
-            "no time" if pd.api.types.is_scalar(value) and pd.isna(value) else shown(value),
-            "seconds since 1970, a date or ISO 8601 text",
-            "correct it, drop the row, or leave the whole column out",
-            row=row_number(df, position),
-            column=column,
-        )
-    return seconds

@@ -59,6 +59,7 @@ def open_named(
     mirror: Path | None,
 ) -> Log:
     """Open a log by name or file, and say what is in it."""
+    from gnnrec.doubts import doubts
     from gnnrec.sources import open_log
 
     log = open_log(source, items, columns=columns, min_weight=min_weight, mirror=mirror)
@@ -67,4 +68,6 @@ def open_named(
         f"{log.name}: {data.n_users} users, {data.n_items} items, {data.n_interactions} "
         f"interactions ({data.n_dropped_duplicates} repeated rows collapsed)"
     )
+    if log.licence is None:  # a file; registered sets were looked at
+        say(*(f"note: {note}" for note in doubts(log)))
     return log

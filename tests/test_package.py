@@ -21,15 +21,18 @@ ORDER = [
     "device",
     # the interaction log
     "tables",
+    "cells",
     "ids",
     "items",
     "ingest",
     "interactions",
     "parsers",
     "registry",
+    "download",
     "datasets",
     "split",
     "sources",
+    "doubts",
     # the bipartite graph, measures
     "graph",
     "metrics",
