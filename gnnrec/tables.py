@@ -245,6 +245,10 @@ def _read_delimited(where: str, data: bytes, delimiter: str) -> tuple[pd.DataFra
     mark = delimiter
     content = data
     if delimiter == "::":
+        stray = data.find(_UNIT_SEPARATOR)
+        if stray >= 0:  # it would split a cell
+            row = data.count(b"\n", 0, stray) + int(source["header"])
+            raise data_error(where, "the byte 0x1f", "text", "take it out", row=row)
         mark, content = _UNIT_SEPARATOR.decode(), data.replace(b"::", _UNIT_SEPARATOR)
     try:
         table = pa_csv.read_csv(
@@ -260,6 +264,8 @@ def _read_delimited(where: str, data: bytes, delimiter: str) -> tuple[pd.DataFra
                 strings_can_be_null=False,
             ),
         )
+        if table.num_columns != len(names):  # two readers, two opinions of the first line
+            raise pa.ArrowInvalid(f"{table.num_columns} columns below {len(names)} names")
     except pa.ArrowException as error:
         raise _located(where, data, delimiter, len(names), source["header"], error) from None
     if delimiter != "::" and data.count(b'"') % 2:

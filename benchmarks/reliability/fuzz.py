@@ -1,7 +1,7 @@
 """Hostile input by the hundred thousand: every reader either reads it or says what is wrong.
 
-    python benchmarks/reliability/fuzz.py --seconds 900     # all targets, and the committed rows
-    python benchmarks/reliability/fuzz.py --target suite --seconds 30    # one; writes no rows
+    python benchmarks/reliability/fuzz.py --seconds 900     # all targets
+    python benchmarks/reliability/fuzz.py --target suite --seconds 60    # one; its row is replaced
 
 Anything but a result or the error that the target allows is a crash; so are 20 s for one input and
 more memory than the bound. Each target runs in a process of its own, from valid seeds, and stops
@@ -385,16 +385,16 @@ def main() -> None:
     from common import machine
 
     from gnnrec.console import text_table
-    from gnnrec.ledger import write_rows
+    from gnnrec.ledger import read_rows, write_rows
 
     rows = []
     for name in [options.target] if options.target else SHARES:
         share = 1.0 if options.target else SHARES[name]
         rows.append(run_target(name, share * options.seconds, options.seed) | machine())
         print(text_table([{k: rows[-1][k] for k in list(rows[-1])[:6]}]), file=sys.stderr)
-    if options.target is None:
-        RESULTS.parent.mkdir(exist_ok=True)
-        write_rows(RESULTS, list(rows[0]), rows)
+    RESULTS.parent.mkdir(exist_ok=True)
+    kept = [row for row in read_rows(RESULTS) if row["target"] not in {r["target"] for r in rows}]
+    write_rows(RESULTS, list(rows[0]), sorted([*kept, *rows], key=lambda r: str(r["target"])))
     total = sum(row["inputs"] for row in rows)
     if options.json:
         print(json.dumps({"inputs": total, "rows": rows}))
