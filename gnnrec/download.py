@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gnnrec.errors import DownloadError
 MAX_BYTES = 1 << 30  # more than any registered file
 TRIES = 4
 _TIMEOUT = (5, 60)  # seconds to connect and between two packets
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
 _AGAIN = (408, 425, 429)  # of the 4xx answers, those that may be another one later
 
 
@@ -64,7 +65,8 @@ def download(
     except OSError as error:
         raise DownloadError(f"{target}: cannot write there ({error.strerror})") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 class _Resuming:
@@ -95,6 +97,8 @@ class _Resuming:
                 raise requests.ConnectionError("another part of the file than was asked for")
             length = answer.headers.get("Content-Length", "")
             total = have + int(length) if length.isdecimal() else None
+            # Or what came before a break would be lost; the size is compared below.
+            answer.raw.enforce_content_length = False
             self._take(answer, url, have, total)
         if total is not None and self._part.stat().st_size != total:
             raise requests.ConnectionError(f"{self._part.stat().st_size} of {total} bytes")
