@@ -180,8 +180,7 @@ def made(name: str, folder: Path) -> tuple[Try, list[bytes]]:
     from gnnrec.storage import seal
     from gnnrec.suite import load_suite
 
-    log = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["a", "b", "a"], "weight": [1.0, 2, 3]})
-    log["timestamp"] = [10, 20, 30]
+    log = pd.DataFrame({"user_id": [1, 2], "item_id": ["a", "b"], "timestamp": [10, 20]})
     texts = [
         b"user_id,item_id,weight,timestamp\na,x,1,1600000000\nb,y,2.5,1600000000000\n",
         b'user_id\titem_id\ttimestamp\n"a\tb"\tx\t2020-01-01\nb\ty\t2020-01-02T03:04:05Z\n',
@@ -239,10 +238,8 @@ def made(name: str, folder: Path) -> tuple[Try, list[bytes]]:
             both = {"ml-1m/ratings.dat": ratings, "ml-1m/movies.dat": movies}
             return raw(b"\x00" + zipped(both))
 
-        return archive_or_members, [
-            b"\x00" + zipped(films),
-            b"\x80" + b"\xff".join(films.values()),
-        ]
+        members = b"\xff".join(films.values())
+        return archive_or_members, [b"\x00" + zipped(films), b"\x80" + members]
     if name == "convert":
         import scipy.sparse as sp
 
@@ -254,8 +251,7 @@ def made(name: str, folder: Path) -> tuple[Try, list[bytes]]:
             return read_layout(path, LAYOUTS[int(path.stem)])
 
         seeds = [b"\x05" + buffer.getvalue(), b"\x01user_id:token\titem_id:token\n1\t2\n"]
-        seeds += [bytes([number]) + texts[2] for number in (2, 4)]
-        seeds += [b"\x03user,item,rating\n1,2,3\n"]
+        seeds += [b"\x02" + texts[2], b"\x04" + texts[2], b"\x03user,item,rating\n1,2,3\n"]
         return file_target(folder, files, convert, DataError), seeds
     attempts = [
         folder_target(
@@ -316,10 +312,9 @@ def child(name: str, seconds: float, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as scratch:
-        folder = Path(scratch) / "files"
-        corpus = Path(scratch) / "corpus"
-        folder.mkdir()
-        corpus.mkdir()
+        folder, corpus = Path(scratch) / "files", Path(scratch) / "corpus"
+        for place in (folder, corpus):
+            place.mkdir()
         attempt, seeds = made(name, folder)
         if atheris is not None:
             for number, data in enumerate(seeds):
@@ -355,8 +350,7 @@ def run_target(name: str, seconds: float, seed: int) -> dict[str, Any]:
     counts = [
         int(n) for n in re.findall(r"^#(\d+)\t|Done (\d+) runs", done.stderr, re.M) for n in n if n
     ]
-    crashed = done.returncode != 0
-    if crashed:
+    if crashed := done.returncode != 0:
         print(done.stdout[-4000:], done.stderr[-1000:], file=sys.stderr)
     peak = [int(mb) for mb in re.findall(r"rss: (\d+)Mb", done.stderr)]
     return {
