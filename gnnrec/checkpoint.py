@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnnrec.config import ModelConfig, graph_mode, parse_retrain, validate
 from gnnrec.errors import CheckpointError, ConfigError
@@ -27,6 +27,8 @@ FORMAT = 1
 _FILES = ("model.safetensors", "config.json", "training.json", "golden.safetensors", "README.md")
 TEXT_FILE = "text.safetensors"
 _GOLDEN_TOLERANCE = 1e-5
+# What sizes and numbers that no training made can raise where they are computed with.
+WRONG_NUMBERS = (ArithmeticError, RuntimeError, ValueError, IndexError, TypeError)
 _GOLDEN_USERS, _GOLDEN_ITEMS = 12, 17
 
 
@@ -139,12 +141,13 @@ class Checkpoint:
                 f"{folder}: found {'a' if checkpoint.text else 'no'} {TEXT_FILE}, and in its "
                 f"configuration {model_config.text_layers} retrained text layers"
             )
-        with torch.device("meta"):  # shapes only: a lying size must not allocate
-            skeleton = build_model(model_config)
-        check_state(skeleton, checkpoint.state, folder)
+        check_state(model_config, None, checkpoint.state, folder)
         golden = read_tensors(folder / "golden.safetensors").get("scores")
-        found = checkpoint._golden_scores()
-        if golden is None or golden.shape != found.shape:
+        try:
+            found = checkpoint._golden_scores()
+        except WRONG_NUMBERS as error:
+            raise CheckpointError(f"{folder}: its weights give no scores ({error})") from error
+        if golden is None or (golden.shape, golden.dtype) != (found.shape, found.dtype):
             raise CheckpointError(f"{folder}: golden.safetensors does not hold the golden scores")
         worst = float((golden - found).abs().max())
         if not worst <= _GOLDEN_TOLERANCE * max(1.0, float(golden.abs().max())):
@@ -225,16 +228,21 @@ def _attribution(sources: list[dict[str, Any]]) -> list[str]:
     return ["Learned from these data, whose publishers do not endorse it:", "", *lines, ""]
 
 
-def check_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
-    """Compare tensor names and shapes with what the configuration implies.
+def check_state(
+    config: ModelConfig, n_target_items: int | None, state: dict[str, Tensor], where: Path
+) -> None:
+    """Compare tensor names, shapes and types with what the configuration implies.
 
     Raises:
         CheckpointError: The first difference.
     """
-    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    try:
+        with torch.device("meta"):  # shapes only: a lying size must not allocate
+            expected = build_model(config, n_target_items).state_dict()
+    except WRONG_NUMBERS as error:
+        raise CheckpointError(f"{where}: its configuration makes no model ({error})") from error
     for name in sorted(set(expected) | set(state)):
-        found = tuple(state[name].shape) if name in state else "nothing"
-        wanted = expected.get(name, "nothing")
+        found, wanted = _kind(state.get(name)), _kind(expected.get(name))
         if found != wanted:
             raise CheckpointError(
                 f"{where}: tensor {name}: found {found}, its configuration implies {wanted}"
@@ -242,6 +250,12 @@ def check_state(model: nn.Module, state: dict[str, Tensor], where: Path) -> None
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{where}: tensor {name} holds NaN or infinity")
+
+
+def _kind(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "nothing"
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import typer
 from gnnrec.cli_data import data_app
 from gnnrec.cli_models import models_app
 from gnnrec.cli_tune import tune
-from gnnrec.console import metric_rows, text_table
+from gnnrec.console import metric_rows, printable, text_table
 from gnnrec.errors import ConfigError, GnnrecError
 from gnnrec.options import (
     ConfigFile,
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)  # noqa: T201
     return code
 
 

@@ -81,6 +81,7 @@ def data_check(
     json_: Json = False,
 ) -> None:
     """Check a log, and an items file if there is one, and say what will be used."""
+    from gnnrec.doubts import doubts
     from gnnrec.readiness import readiness
     from gnnrec.sources import open_file
     from gnnrec.zoo import describe
@@ -106,6 +107,8 @@ def data_check(
         found["n_items_in_table"] = len(log.items.item_ids)
         found["n_items_with_text"] = sum(1 for text in texts if text)
     say(*(f"{name}: {value}" for name, value in found.items()))
+    found["notes"] = doubts(log)
+    say(*(f"note: {note}" for note in found["notes"]))
     if checkpoint is not None:
         findings = readiness(checkpoint, log)
         say(f"for {for_}:", *(finding.line() for finding in findings))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gnnrec.tables import data_error, dates, in_seconds, numbers, row_number, shown
+from gnnrec.tables import data_error, row_number, shown
 
 _RESERVED = ("score", "rank", "known")
 
@@ -68,7 +68,8 @@ def check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
         if wanted in given or optional:
             continue
         lowered = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(wanted.lower(), lowered, n=1, cutoff=0.5) or [
+        few = list(lowered)[:200]  # of a hundred thousand columns none is near
+        near = difflib.get_close_matches(wanted.lower(), few, n=1, cutoff=0.5) or [
             low for low in lowered if role in low
         ]
         name = lowered[near[0]] if near else "NAME"
@@ -134,50 +135,3 @@ def join_texts(texts: np.ndarray, first: np.ndarray) -> np.ndarray:
     for start, distinct in parts.items():
         joined[start] = " ".join(distinct)
     return joined
-
-
-def weight_values(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
-    """(n_rows,) float64, finite, not negative, within the range of float32."""
-    with np.errstate(over="ignore"):
-        weights = numbers(df[column])
-        good = np.isfinite(weights.astype(np.float32)) & (weights >= 0)
-    if not good.all():
-        position = int((~good).argmax())
-        raise data_error(
-            where,
-            shown(df[column].iloc[position]),
-            "a finite number that is not negative",
-            "correct it or drop the row",
-            row=row_number(df, position),
-            column=column,
-        )
-    return weights
-
-
-def time_values(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
-    """(n_rows,) float64 seconds since 1970 UTC."""
-    values = df[column]
-    seconds = np.full(len(values), np.nan)
-    if not pd.api.types.is_bool_dtype(values.dtype):
-        seconds = numbers(values)
-        if np.isnan(seconds).any() and not pd.api.types.is_numeric_dtype(values.dtype):
-            from_dates = dates(values)
-            if np.isfinite(from_dates).sum() > np.isfinite(seconds).sum():
-                seconds = from_dates
-            elif np.isfinite(seconds).any():
-                seconds = in_seconds(seconds)
-        else:
-            seconds = in_seconds(seconds)
-    good = np.isfinite(seconds)
-    if not good.all():
-        position = int((~good).argmax())
-        value = values.iloc[position]
-        raise data_error(
-            where,
-            "no time" if pd.api.types.is_scalar(value) and pd.isna(value) else shown(value),
-            "seconds since 1970, a date or ISO 8601 text",
-            "correct it, drop the row, or leave the whole column out",
-            row=row_number(df, position),
-            column=column,
-        )
-    return seconds

@@ -28,14 +28,16 @@ class ModelConfig(Settings):
     ] = "lightgcn"
     dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
-    text_dim: int = Field(0, ge=0, description="length of the text vectors; 0 is text-free")
+    text_dim: int = Field(0, ge=0, le=65536, description="length of the text vectors, 0: text-free")
     text_model: str | None = Field(None, description="sentence encoder the text vectors come from")
     text_layers: int = Field(
         0, ge=0, le=64, description="last layers of the sentence encoder that pretraining retrains"
     )
     spectral_rank: int = Field(64, ge=1, le=1024)
-    bridges: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="channels: items of each source's table; filled in by pretraining"
+    bridges: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = Field(
+        (),
+        max_length=64,
+        description="channels: items of each source's table; filled in by pretraining",
     )
 
     @model_validator(mode="before")
@@ -93,7 +95,7 @@ class TrainConfig(Settings):
 
 # A batch of texts goes through layers of a transformer and back: few steps, small batches.
 _TEXT = TrainConfig(
-    learning_rate=5e-4,
+    learning_rate=4e-4,
     pull_to_start=1e-3,
     batch_size=128,
     n_negatives=128,
@@ -107,7 +109,7 @@ class PretrainConfig(Settings):
     """Pretraining on sub-sampled source graphs with the supervised edges hidden."""
 
     model: ModelConfig = ModelConfig()
-    text: TrainConfig = _TEXT.model_copy(update={"max_steps": 200, "evaluate_every": 50})
+    text: TrainConfig = _TEXT.model_copy(update={"max_steps": 150, "evaluate_every": 50})
     # The pull keeps the text projection near the texts' own geometry: without it an encoder
     # pretrained on one source ranked worse on others than raw text does.
     train: TrainConfig = TrainConfig(
@@ -189,7 +191,7 @@ def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any
     if path is not None:
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
     for dotted, value in overrides.items():
         if value is not None:
@@ -198,7 +200,9 @@ def load_config(kind: type[_Config], path: Path | None, overrides: dict[str, Any
             for name in parents:
                 node = node.setdefault(name, {})
                 if not isinstance(node, dict):
-                    raise ConfigError(f"{where}: {name} is {node!r}; expected a table of settings")
+                    raise ConfigError(
+                        f"{where}: {name} is {_shown(node)}; expected a table of settings"
+                    )
             node[leaf] = value
     try:
         return validate(kind, data, where)
@@ -227,7 +231,8 @@ def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_keys(kind))}"
             raise ConfigError(f"{where}: unknown setting {key!r}{hint}") from error
         message = first["msg"].replace("Input should be", "expected")
-        found = f"{key} is {first['input']!r}" if key else f"found {first['input']!r}"
+        given = _shown(first["input"])
+        found = f"{key} is {given}" if key else f"found {given}"
         raise ConfigError(f"{where}: {found}; {message}") from error
 
 
@@ -297,6 +302,11 @@ def graph_mode(retrain: str) -> tuple[Retrain, int]:
     """
     kind, n_layers = parse_retrain(retrain)
     return ("final", 1) if kind == "text" else (kind, n_layers)
+
+
+def _shown(value: object, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _keys(kind: type[BaseModel]) -> list[str]:

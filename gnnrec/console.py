@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_WIDEST = 200  # characters of a cell
+
 
 def metric_rows(arms: dict[str, dict[str, float] | None]) -> list[dict[str, Any]]:
     """One row per arm that has metrics, with the ranking metrics only."""
@@ -16,11 +18,11 @@ def metric_rows(arms: dict[str, dict[str, float] | None]) -> list[dict[str, Any]
 
 
 def text_table(rows: list[dict[str, Any]]) -> str:
-    """Return rows as aligned plain text."""
+    """Return rows as aligned plain text; a long cell is cut."""
     if not rows:
         return ""
     names = [str(name) for name in rows[0]]
-    lines = [names, *([cell(value) for value in row.values()] for row in rows)]
+    lines = [names, *([_cut(cell(value)) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
     return "\n".join(
         "  ".join(
@@ -31,6 +33,15 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def _cut(text: str) -> str:
+    return printable(text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "...")
+
+
 def cell(value: Any) -> str:  # noqa: ANN401
     """Return a value as text; floats with four decimals."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def printable(text: str) -> str:
+    """Replace what could move the cursor, colour the terminal or turn the writing round."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)

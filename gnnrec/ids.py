@@ -20,7 +20,9 @@ _HALF = np.uint64(32)
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)
 
 
-def factorize_ids(frame: pd.DataFrame, column: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+def factorize_ids(
+    frame: pd.DataFrame, column: str, where: str
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Turn a column of raw ids into codes and a vocabulary. O(n_rows).
 
     Integers stay integers. Floats that are all whole become integers, because pandas makes floats
@@ -34,7 +36,8 @@ def factorize_ids(frame: pd.DataFrame, column: str, where: str) -> tuple[np.ndar
         where: File or description for messages.
 
     Returns:
-        codes (n_rows,) int64 and ids (n_ids,) int64 or object of str, by first appearance.
+        codes (n_rows,) int64 and ids (n_ids,) int64 or object of str, by first appearance; and how
+        many raw ids were taken for another one.
 
     Raises:
         DataError: An id is missing, empty, a boolean, a nested value or not finite.
@@ -66,9 +69,10 @@ def factorize_ids(frame: pd.DataFrame, column: str, where: str) -> tuple[np.ndar
     if problem is not None:
         raise bad(int((codes == problem).argmax()), f"{shown(uniques[problem])}")
     merged, distinct = pd.factorize(ids)
-    if len(distinct) < len(ids):
+    n_merged = len(ids) - len(distinct)
+    if n_merged:
         codes, ids = np.asarray(merged, dtype=np.int64)[codes], np.asarray(distinct, dtype=object)
-    return codes, ids
+    return codes, ids, n_merged
 
 
 def normalise_ids(raw: Any) -> tuple[np.ndarray, int | None]:  # noqa: ANN401

@@ -27,18 +27,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
+from gnnrec.cells import dates, in_seconds, numbers
 from gnnrec.columns import text_cell
 from gnnrec.ids import CodeBook, text_words, words_text
-from gnnrec.tables import (
-    MAX_BYTES,
-    SUFFIXES,
-    dates,
-    in_seconds,
-    is_number,
-    numbers,
-    separator,
-    table_suffix,
-)
+from gnnrec.tables import MAX_BYTES, SUFFIXES, is_number, separator, table_suffix
 
 _BATCH_ROWS = 2**17  # enough for array operations, and the arrays still fit the processor's cache
 _BATCH_BYTES = 2**21
@@ -361,7 +353,7 @@ class _Texts:
 
 
 def _numbers(column: pa.Array) -> np.ndarray:
-    """(n,) float64, NaN where a cell is not a number: `gnnrec.tables.numbers`, fast for text."""
+    """(n,) float64, NaN where a cell is not a number: `gnnrec.cells.numbers`, fast for text."""
     if column.null_count or pa.types.is_dictionary(column.type):
         raise ValueError("no number, or a type of the careful way")
     if not _is_text(column):

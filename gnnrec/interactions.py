@@ -12,14 +12,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from gnnrec.columns import (
-    Columns,
-    check_columns,
-    join_texts,
-    text_values,
-    time_values,
-    weight_values,
-)
+from gnnrec.cells import times_of, weights_of
+from gnnrec.columns import Columns, check_columns, join_texts, text_values
 from gnnrec.errors import DataError
 from gnnrec.ids import Vocabulary, extend_ids, factorize_ids
 from gnnrec.ingest import CodedLog, stream_log
@@ -52,6 +46,7 @@ class Interactions:
         columns: The column names the log came with.
         n_dropped_duplicates: Rows that repeated a pair.
         n_below_min_weight: Rows that `min_weight` removed.
+        n_merged_ids: Raw ids that were taken for another one.
     """
 
     users: np.ndarray
@@ -64,6 +59,7 @@ class Interactions:
     columns: Columns = Columns()
     n_dropped_duplicates: int = 0
     n_below_min_weight: int = 0
+    n_merged_ids: int = 0
 
     @property
     def n_users(self) -> int:
@@ -112,17 +108,18 @@ class Interactions:
         check_columns(list(df.columns), columns, where)
         if df.empty:
             raise data_error(where, "no rows", "at least one interaction", "check its source")
-        users, user_ids = factorize_ids(df, columns.user, where)
-        items, item_ids = factorize_ids(df, columns.item, where)
-        weights = weight_values(df, columns.weight, where) if columns.weight in df.columns else None
+        users, user_ids, n_users = factorize_ids(df, columns.user, where)
+        items, item_ids, n_items = factorize_ids(df, columns.item, where)
+        weights = weights_of(df, columns.weight, where) if columns.weight in df.columns else None
         times = None
         if columns.timestamp in df.columns:
-            times = time_values(df, columns.timestamp, where)
+            times = times_of(df, columns.timestamp, where)
         texts = None
         if columns.written in df.columns:
             texts = text_values(df, columns.text, where)
         log = CodedLog(users, user_ids, items, item_ids, weights, times, texts)
-        return cls._from_codes(log, columns, min_weight, where)
+        made = cls._from_codes(log, columns, min_weight, where)
+        return replace(made, n_merged_ids=n_users + n_items)
 
     @classmethod
     def _from_codes(

@@ -52,7 +52,7 @@ class ItemTable:
             raise data_error(
                 where, found, f"an id column {item_column!r}", "name it with --item-column"
             )
-        codes, ids = factorize_ids(df, item_column, where)
+        codes, ids, _ = factorize_ids(df, item_column, where)
         first = np.unique(codes, return_index=True)[1]
         kept = df.iloc[first]
         columns: dict[str, list[str]] = {}

@@ -62,6 +62,7 @@ def open_named(
     mirror: Path | None,
 ) -> Log:
     """Open a log by name or file, and say what is in it."""
+    from gnnrec.doubts import doubts
     from gnnrec.sources import open_log
 
     log = open_log(source, items, columns=columns, min_weight=min_weight, mirror=mirror)
@@ -72,4 +73,6 @@ def open_named(
     )
     if data.texts is not None:
         say(f"{data.n_texts} interactions have a text ({log.n_texts_left_out} texts left out)")
+    if log.licence is None:  # a file; registered sets were looked at
+        say(*(f"note: {note}" for note in doubts(log)))
     return log

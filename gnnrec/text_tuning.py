@@ -258,6 +258,7 @@ def tune_text(
                 log=log,
                 label=f"{label}:{n_layers}",
                 depths=depths,
+                decay_learning_rate=stage is config,
             )
     shown = [name.removeprefix("tail.low_rank.").replace("/", ".") for name in names]
     named = [f"text_encoder.layers.{name}" for name in shown]

