@@ -46,20 +46,27 @@ def timed(
     }
 
 
-def report(rows: list[dict[str, Any]], name: str, as_json: bool, write: bool = True) -> None:
-    """Write rows to benchmarks/results/NAME.csv and show them, as one JSON object or a table.
+def report(
+    rows: list[dict[str, Any]],
+    name: str,
+    as_json: bool,
+    write: bool = True,
+    folder: Path = RESULTS,
+) -> None:
+    """Write rows to FOLDER/NAME.csv and show them, as one JSON object or a table.
 
     Args:
         rows: Every row has the same keys; the machine's fields are added here.
         name: Of the benchmark.
         as_json: Print one JSON object on stdout instead of a table.
+        folder: Where to write.
         write: False leaves the committed rows as they are (a quick run on a smaller size).
     """
     full = [row | machine() for row in rows]
     if write:
-        RESULTS.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         with (
-            whole_file(RESULTS / f"{name}.csv") as path,
+            whole_file(folder / f"{name}.csv") as path,
             path.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, fieldnames=list(full[0]))

@@ -20,6 +20,7 @@ from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
+from gnnrec.newcomers import Arrived, FoldIn, Newcomers
 from gnnrec.scores import ScoreVectors, Walk
 
 _START = {
@@ -157,8 +158,17 @@ class ChannelBlend(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gates (n, n_channels) and (n_items, n_channels), and the bias (n_items,)."""
         degrees, place = torch.unique(user_degrees, return_inverse=True)
-        degree = torch.log1p(degrees)[:, None]
         told = self._told(channels, about)
+        gates = self._gates(told, degrees).index_select(0, place)
+        slope = self.item_slope + 0.3 * self.slope_network(told)[:, 0]
+        item_degrees = channels.item_degrees
+        items = (torch.log1p(item_degrees)[:, None] * slope).exp()
+        shift = self.bias_network(graph_part(about))
+        return gates, items, self.bias(item_degrees, channels.popularity, shift)
+
+    def _gates(self, told: Tensor, degrees: Tensor) -> Tensor:
+        """(n, n_channels) for users of some degrees, (n,); nothing for somebody without any."""
+        degree = torch.log1p(degrees)[:, None]
         inputs = torch.cat(
             [
                 (degree / 3.0)[:, :, None].expand(-1, len(NAMES), 1),
@@ -167,12 +177,20 @@ class ChannelBlend(nn.Module):
             dim=2,
         )
         log_gate = self.log_weight + self.user_slope * degree + self.gate_network(inputs)[..., 0]
-        gates = (log_gate.exp() * (degree > 0)).index_select(0, place)
-        slope = self.item_slope + 0.3 * self.slope_network(told)[:, 0]
-        item_degrees = channels.item_degrees
-        items = (torch.log1p(item_degrees)[:, None] * slope).exp()
-        shift = self.bias_network(graph_part(about))
-        return gates, items, self.bias(item_degrees, channels.popularity, shift)
+        gates: Tensor = log_gate.exp() * (degree > 0)
+        return gates
+
+    @torch.no_grad()
+    def newcomers(self, x: GraphInput) -> FoldIn:
+        """See `Model.newcomers` and `Channels.newcomers`; it keeps a table of items a channel."""
+        channels = self.channels(x)
+        told, mix = self._told(channels, self.about(x)), channels.newcomers(x, self.filter)
+
+        @torch.no_grad()
+        def fold(new: Newcomers) -> Arrived:
+            return mix(new, self._gates(told, new.degrees))
+
+        return fold
 
     @staticmethod
     def _told(channels: Channels, about: Tensor) -> Tensor:

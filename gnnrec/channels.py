@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gnnrec.bridge import Matched
-from gnnrec.features import GraphInput
+from gnnrec.features import GraphInput, Spectrum
 from gnnrec.filters import GraphFilter, unit
+from gnnrec.newcomers import Arrived, Newcomers, Rows
 from gnnrec.propagate import SparseOperator, to_torch_csr
 from gnnrec.scores import ScoreVectors, rows_of
 
@@ -115,10 +117,7 @@ class Channels:
         the plain ridge S = V h V^T with column j divided by 1 - S_jj, which needs no items x items
         matrix.
         """
-        # Not by `x.filtered`, which keeps the last one asked for: the filter's.
-        spectrum = x.decompose(SparseOperator(x.graph.by_degree(0.0, 0.0), x.device))
-        squares = spectrum.sigma.square()
-        response = squares / (squares + _RIDGE * squares.max().clamp_min(1e-12))
+        _, spectrum, response = _ridge_directions(x)
         own = spectrum.item.square() @ response
         items = spectrum.item / (1.0 - own).clamp_min(_LEAST_LEFT)[:, None]
         return _with_bias(spectrum.user * (spectrum.sigma * response), items)
@@ -161,6 +160,69 @@ class Channels:
             torch.full_like(mean_user, SMALL)[:, None],
         ]
         return Channel(ScoreVectors(torch.cat(columns, 1), torch.cat(others, 1), walk), scale)
+
+    def newcomers(
+        self, x: GraphInput, graph_filter: GraphFilter
+    ) -> Callable[[Newcomers, Tensor], Arrived]:
+        """Return what mixes the channels of users who are not in the graph.
+
+        It takes them and their gates, (n, n_channels); see `mixed`, and `Model.newcomers`.
+        """
+        filtered = graph_filter.newcomers(x)
+        leading = x.user_map(x.adjacency) * x.spectrum.sigma
+        operator, spectrum, response = _ridge_directions(x)
+        explained = x.user_map(operator) * (spectrum.sigma * response)
+        rows: list[Rows | None] = [
+            None,
+            lambda new: new.sums(leading[:, :16], 0.0, -0.5),
+            lambda new: new.sums(leading[:, :64], 0.0, -0.5),
+            lambda new: new.sums(explained, 0.0, 0.0),
+        ]
+        start = second = leading[:, :0]
+        if self.has_text:
+            start, _, second = x.propagated_components(3)[1][:3]  # type: ignore[assignment]
+        deep = start + 0.5 * second
+        rows.append(lambda new: unit(new.sums(start, -0.5, -0.5)))
+        rows.append(lambda new: unit(new.sums(deep, -0.5, -0.5)))
+        tables = [(m.vectors, m.response) for m in self.bridges]
+        rows.append(
+            lambda new: torch.cat(
+                [new.sums(v, 0.0, -_PROFILE_EXPONENT) * weight for v, weight in tables], dim=1
+            )
+        )
+        about = []  # of each channel: its place and scale, and what an average item scores
+        for place, channel in enumerate(self.parts):
+            if channel is None:
+                continue
+            items, walk, arrived = channel.scores.items, channel.scores.walk, None
+            if walk is not None:
+                arriving = (walk.out * self.weights)[:, None]
+                arrived = walk.operator.T(walk.operator(arriving)).cpu().numpy()[:, 0]
+            toward = items[:, :-2].T @ self.weights
+            shift = (items[:, -2] / SMALL) @ self.weights
+            about.append((place, channel.scale, toward, shift, arrived))
+
+        def mix(new: Newcomers, gates: Tensor) -> Arrived:
+            parts, walk_start = [], None
+            for place, scale, toward, shift, arrived in about:
+                row = rows[place]
+                if row is None:
+                    own = filtered(new)
+                    users, walk_start = own.users[:, :-1], own.start
+                else:
+                    users = row(new)
+                mean_item = users @ toward - shift
+                if walk_start is not None and arrived is not None:
+                    mean_item = mean_item + torch.from_numpy(walk_start @ arrived).to(mean_item)
+                    weight = sp.diags_array((scale * gates[:, place]).cpu().numpy())
+                    walk_start = sp.csr_array(weight @ walk_start).astype(np.float32)
+                large = scale / SMALL
+                ends = torch.stack([torch.full_like(mean_item, -large), -large * mean_item], dim=1)
+                parts.append(torch.cat([users * scale, ends], dim=1) * gates[:, place, None])
+            parts.append(torch.ones(len(gates), 1, device=gates.device))
+            return Arrived(torch.cat(parts, dim=1), walk_start)
+
+        return mix
 
     def rows(self, users: np.ndarray) -> Tensor:
         """Return (n_channels, n, n_items) scores of some users; a channel that is not there is 0.
@@ -206,6 +268,15 @@ def mixed(channels: Channels, users: Tensor, gates: Tensor, items: Tensor) -> Sc
     user_parts.append(torch.ones(len(users), 1, device=gates.device))
     item_parts.append(torch.zeros(len(items), 1, device=gates.device))
     return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), walk)
+
+
+def _ridge_directions(x: GraphInput) -> tuple[SparseOperator, Spectrum, Tensor]:
+    """Singular directions of the interactions as they are, and the ridge's response to them."""
+    # Not by `x.filtered`, which keeps the last one asked for: the filter's.
+    operator = SparseOperator(x.graph.by_degree(0.0, 0.0), x.device)
+    spectrum = x.decompose(operator)
+    squares = spectrum.sigma.square()
+    return operator, spectrum, squares / (squares + _RIDGE * squares.max().clamp_min(1e-12))
 
 
 def _with_bias(users: Tensor, items: Tensor) -> ScoreVectors:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gnnrec.config import ModelConfig, graph_mode, parse_retrain, validate
@@ -20,6 +19,7 @@ from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 from gnnrec.model import Transferable, build_model
 from gnnrec.storage import read_json, verify, whole_folder, write_json
+from gnnrec.tensors import read_tensors
 from gnnrec.text import TextEncoder
 from gnnrec.text_layers import Delta, check_delta
 
@@ -256,21 +256,6 @@ def _kind(tensor: Tensor | None) -> str:
     if tensor is None:
         return "nothing"
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Each table gets memory of its own: where it lies in a file depends on what is beside it, and a
-    product of a table that starts at another boundary may differ in its last bit.
-
-    Raises:
-        CheckpointError: Not a safetensors file.
-    """
-    try:
-        return {name: table.clone() for name, table in load_file(path).items()}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as safetensors ({error})") from error
 
 
 def read_delta(folder: Path) -> Delta:

@@ -12,6 +12,7 @@ import typer
 
 from gnnrec.cli_data import data_app
 from gnnrec.cli_models import models_app
+from gnnrec.cli_serve import serve
 from gnnrec.cli_tune import tune
 from gnnrec.console import metric_rows, printable, text_table
 from gnnrec.errors import ConfigError, GnnrecError
@@ -53,6 +54,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 app.command()(tune)
+app.command()(serve)
 
 
 def main() -> None:

@@ -46,6 +46,9 @@ def examine() -> dict[str, Any]:
         if importlib.util.find_spec("matplotlib")
         else "missing: pip install 'gnnrec[report]'"
     )
+    found["service"] = (
+        "ready" if importlib.util.find_spec("fastapi") else "missing: pip install 'gnnrec[serve]'"
+    )
     folder = cache_folder()
     found["cache"] = str(folder)
     found["cache_writable"] = _writable(folder)

@@ -205,9 +205,8 @@ class GraphInput:
         """Leading singular triplets of an operator on this graph. Cost: as `spectrum`."""
         if not self.compact:
             return self._truncated_svd(operator)
-        users, items = (torch.nonzero(d)[:, 0] for d in (self.user_degrees, self.item_degrees))
-        matrix = operator.scipy()[users.cpu().numpy()][:, items.cpu().numpy()]
-        small = self._truncated_svd(SparseOperator(sp.csr_array(matrix), self.device))
+        users, items, connected = self._connected(operator)
+        small = self._truncated_svd(connected)
         tables = []
         for table, rows, n in (
             (small.user, users, self.graph.n_users),
@@ -216,15 +215,46 @@ class GraphInput:
             tables.append(table.new_zeros(n, table.shape[1]).index_copy(0, rows, table))
         return Spectrum(tables[0], small.sigma, tables[1])
 
-    def _truncated_svd(self, operator: SparseOperator) -> Spectrum:
+    def user_map(self, operator: SparseOperator) -> Tensor:
+        """(n_items, r) W with A W = U: what gives a row of A its row of `decompose`'s users.
+
+        V / sigma only approaches it, where the iteration has not converged. Columns of singular
+        values that are zero have no meaning. Cost: as `spectrum`, which it computes again.
+        """
+        items = None
+        if self.compact:
+            _, items, operator = self._connected(operator)
+        users, before, triangle = self._user_basis(operator)  # A before = users triangle
+        left = torch.linalg.svd(torch.linalg.qr(operator.T(users))[1].T)[0]
+        inverse = torch.linalg.pinv(triangle.double(), rtol=1e-6).float()
         rank = min(self.spectral_rank, *operator.shape)
-        width = min(rank + 16, *operator.shape)
+        table = (before @ (inverse @ left))[:, :rank]
+        table = torch.nn.functional.pad(table, (0, self.spectral_rank - rank))
+        if items is None:
+            return table
+        return table.new_zeros(self.graph.n_items, table.shape[1]).index_copy(0, items, table)
+
+    def _connected(self, operator: SparseOperator) -> tuple[Tensor, Tensor, SparseOperator]:
+        """The users and items that have edges, and the operator on them alone."""
+        users, items = (torch.nonzero(d)[:, 0] for d in (self.user_degrees, self.item_degrees))
+        matrix = operator.scipy()[users.cpu().numpy()][:, items.cpu().numpy()]
+        return users, items, SparseOperator(sp.csr_array(matrix), self.device)
+
+    def _user_basis(self, operator: SparseOperator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (users, items, R) of the last iteration, A items = users R, users orthonormal."""
+        width = min(min(self.spectral_rank, *operator.shape) + 16, *operator.shape)
         # Drawn on the processor whatever the device, so that the seed decides.
         start = torch.randn(operator.shape[1], width, generator=torch_generator(self.seed, "svd"))
-        users = torch.linalg.qr(operator(start.to(self.device)))[0]
+        items = start.to(self.device)
+        users, triangle = torch.linalg.qr(operator(items))
         for _ in range(_SUBSPACE_STEPS):
             items = torch.linalg.qr(operator.T(users))[0]
-            users = torch.linalg.qr(operator(items))[0]
+            users, triangle = torch.linalg.qr(operator(items))
+        return users, items, triangle
+
+    def _truncated_svd(self, operator: SparseOperator) -> Spectrum:
+        rank = min(self.spectral_rank, *operator.shape)
+        users = self._user_basis(operator)[0]
         items, small = torch.linalg.qr(operator.T(users))  # A^T users = items small
         left, sigma, right = torch.linalg.svd(small.T)
         pad = (0, self.spectral_rank - rank)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -11,6 +13,7 @@ from gnnrec.config import ModelConfig, Retrain
 from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
+from gnnrec.newcomers import Arrived, FoldIn, Newcomers
 from gnnrec.propagate import SparseOperator, to_torch_csr
 from gnnrec.scores import ScoreVectors, Walk
 
@@ -67,7 +70,24 @@ class GraphFilter(nn.Module):
 
         The scores are constants: no gradient reaches the seven numbers.
         """
-        n = {name: p.item() for name, p in self.named_parameters()}
+        start = x.graph.by_degree(0.0, -self._numbers()["row_exponent"])
+        return self._scorer(x)(start if users is None else start[users.cpu().numpy()])
+
+    @torch.no_grad()
+    def newcomers(self, x: GraphInput) -> FoldIn:
+        """See `Model.newcomers`; a user of the graph gets their own scores again."""
+        score, exponent = self._scorer(x), -self._numbers()["row_exponent"]
+
+        def fold(new: Newcomers) -> Arrived:
+            scores = score(new.by_degree(0.0, exponent))
+            assert scores.walk is not None
+            return Arrived(scores.users, scores.walk.start)
+
+        return fold
+
+    def _scorer(self, x: GraphInput) -> Callable[[sp.csr_array], ScoreVectors]:
+        """Return what gives users their scores by their rows of R D_i^-a."""
+        n = self._numbers()
         operator, spectrum = x.filtered(n["user_exponent"], n["item_exponent"])
         # Where a singular value or a degree is zero the directions are rounding errors.
         kept = spectrum.sigma > _NULL * spectrum.sigma.max()
@@ -78,23 +98,24 @@ class GraphFilter(nn.Module):
         arriving = x.item_degrees.clamp_min(1.0) ** n["output_exponent"] * connected
         items = torch.cat([directions * arriving[:, None], unit(directions)], dim=1)
         popularity = _TIES * torch.log1p(x.item_degrees)
+        columns = torch.cat([items, popularity[:, None]], dim=1)
+        device = x.device
 
         def scores(rows: sp.csr_array, cosine: float) -> ScoreVectors:
-            coordinates = to_torch_csr(rows, x.device) @ directions
-            length = torch.from_numpy(np.sqrt((rows * rows).sum(axis=1))).to(x.device)
+            coordinates = to_torch_csr(rows, device) @ directions
+            length = torch.from_numpy(np.sqrt((rows * rows).sum(axis=1))).to(device)
             parts = [
                 coordinates * response,
                 cosine * length[:, None] * unit(coordinates * sigma.sqrt()),
                 torch.ones_like(length)[:, None],
             ]
             walk = Walk(rows, operator, slope * arriving)
-            columns = torch.cat([items, popularity[:, None]], dim=1)
             return ScoreVectors(torch.cat(parts, dim=1), columns, walk)
 
         reference = scores(start[x.reference_users.cpu().numpy()], 0.0)
         # Cosines between random directions in k dimensions spread by k^-1/2.
         cosine = n["cosine_weight"] * _spread(reference) * float(kept.sum()) ** 0.5
-        return scores(start if users is None else start[users.cpu().numpy()], cosine)
+        return lambda rows: scores(rows, cosine)
 
     def walk(self, graph: BipartiteGraph, out: Tensor, users: Tensor) -> Walk:
         """Put the two-hop part of a graph's scores together again from its saved `Walk.out`.
@@ -102,10 +123,13 @@ class GraphFilter(nn.Module):
         The user vectors, which other models need for it, say nothing here.
         """
         del users
-        n = {name: p.item() for name, p in self.named_parameters()}
+        n = self._numbers()
         matrix = graph.by_degree(-n["user_exponent"], -n["item_exponent"])
         start = graph.by_degree(0.0, -n["row_exponent"])
         return Walk(start, SparseOperator(matrix, out.device), out)
+
+    def _numbers(self) -> dict[str, float]:
+        return {name: p.item() for name, p in self.named_parameters()}
 
     def trained_parameters(self, retrain: Retrain, n_layers: int = 0) -> list[str]:
         """Names of the numbers that a retraining mode chooses anew.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gnnrec.encoders.base import Block
 from gnnrec.features import GraphInput
+from gnnrec.newcomers import Rows
 
 _KNOTS = 9
 _NULL = 1e-3
@@ -66,8 +67,12 @@ class ScoreCalibration(nn.Module):
     def forward(self, x: GraphInput, users: Tensor | None = None) -> Tensor:
         """Return (n_users, n_channels), non-negative."""
         degrees = x.user_degrees if users is None else x.user_degrees[users]
+        return self.user_weight(x.context, degrees)
+
+    def user_weight(self, graph: Tensor, degrees: Tensor) -> Tensor:
+        """Return (n, n_channels) for users of some degrees, (n,); `graph` is its `context`."""
         degree = torch.log1p(degrees)[:, None]
-        context = torch.cat([degree / 3.0, x.context.expand(len(degree), -1)], dim=1)
+        context = torch.cat([degree / 3.0, graph.expand(len(degree), -1)], dim=1)
         log_weight = self.log_weight + self.degree_slope * degree + self.context(context)
         weight: Tensor = log_weight.exp() * (degree > 0)
         return weight
@@ -101,13 +106,7 @@ class SpectralChannel(nn.Module):
         self, x: GraphInput, users: Tensor | None = None, items: Tensor | None = None
     ) -> Block:
         """See `Block`; the rows of isolated nodes are zero. None stands for all of a side."""
-        s = x.spectrum
-        position = s.sigma * (_KNOTS - 1)
-        left = position.floor().clamp(0, _KNOTS - 2).long()
-        share = position - left
-        response = self.response[left] * (1.0 - share) + self.response[left + 1] * share
-        # Where sigma is zero the vectors are arbitrary, so no response may let them through.
-        response = response * (s.sigma > _NULL)
+        s, response = x.spectrum, self._response(x)
         degrees = picked(x.item_degrees, items)
         scale = degrees.clamp_min(0.5) ** self.item_exponent * (degrees > 0)
         return Block(
@@ -115,6 +114,21 @@ class SpectralChannel(nn.Module):
             picked(s.item, items) * scale[:, None],
             x.spectral_user_mean * response,
         )
+
+    def newcomers(self, x: GraphInput) -> Rows:
+        """See `Encoder.newcomers`."""
+        table = x.user_map(x.adjacency) * self._response(x)
+        return lambda new: new.sums(table, 0.0, -0.5)  # the root of the user's degree cancels
+
+    def _response(self, x: GraphInput) -> Tensor:
+        """(r,) h at the singular values."""
+        sigma = x.spectrum.sigma
+        position = sigma * (_KNOTS - 1)
+        left = position.floor().clamp(0, _KNOTS - 2).long()
+        share = position - left
+        response = self.response[left] * (1.0 - share) + self.response[left + 1] * share
+        # Where sigma is zero the vectors are arbitrary, so no response may let them through.
+        return response * (sigma > _NULL)
 
 
 class TextChannel(nn.Module):
@@ -139,6 +153,14 @@ class TextChannel(nn.Module):
         user_tables = [t if t is None else picked(t, users) for t in user_tables]
         item_tables = [t if t is None else picked(t, items) for t in item_tables]
         return Block(self._sum(user_tables), self._sum(item_tables), self._sum(mean_user))
+
+    def newcomers(self, x: GraphInput) -> Rows | None:
+        """See `Encoder.newcomers`."""
+        if x.text is None:
+            return None
+        items = x.propagated_components(len(self.layer_weights) - 1)[1]
+        table = self._sum([None, *items[:-1]])
+        return lambda new: new.sums(table, -0.5, -0.5)
 
     def _sum(self, tables: list[Tensor | None]) -> Tensor:
         pairs = zip(self.layer_weights, tables, strict=True)
@@ -193,9 +215,21 @@ def standardise(block: Block, n_reference: int, item_weights: Tensor) -> tuple[T
         shifts all of a user's scores alike. Cost: O((n_users + n_items) dim^2).
     """
     users = block.users - block.mean_user
+    wanted = len(users) - n_reference
+    scale, items = spread_scale(users[wanted:], block.items, item_weights)
+    return users[:wanted] * scale, items
+
+
+def spread_scale(reference: Tensor, items: Tensor, item_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `standardise` multiplies users by, (), and the centred items.
+
+    Args:
+        reference: (m, dim) reference users less the mean user.
+        items: (n_items, dim).
+        item_weights: As in `standardise`.
+    """
     weights = item_weights / item_weights.sum().clamp_min(1e-12)
-    items = block.items - weights @ block.items
+    items = items - weights @ items
     covariance = (items * weights[:, None]).T @ items
-    reference = users[len(users) - n_reference :]
-    spread = ((reference @ covariance) * reference).sum() / max(n_reference, 1)
-    return users[: len(users) - n_reference] * (spread + 1e-8).rsqrt(), items
+    spread = ((reference @ covariance) * reference).sum() / max(len(reference), 1)
+    return (spread + 1e-8).rsqrt(), items

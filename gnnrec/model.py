@@ -19,10 +19,12 @@ from gnnrec.heads import (
     ScoreCalibration,
     SpectralChannel,
     TextChannel,
+    spread_scale,
     standardise,
 )
 from gnnrec.ncf import NCF, NeuMF
 from gnnrec.neighbours import Blocks
+from gnnrec.newcomers import Arrived, FoldIn, Newcomers, Rows
 from gnnrec.retrain import Retrainable
 from gnnrec.scores import ScoreVectors
 from gnnrec.two_tower import TwoTower
@@ -135,6 +137,44 @@ class Model(Retrainable):
             self.item_head(block.items),
             self.user_head(block.mean_user),
         )
+
+    @torch.no_grad()
+    def newcomers(self, x: GraphInput) -> FoldIn:
+        """Return what scores users who are not in the graph, whose items' side stays as it is.
+
+        A user of the graph gets their own vector again. Costs a pass, and a decomposition more.
+        """
+        reference, graph = x.reference_users, x.context
+        gates = self.calibration.item_weight(x)
+        encoded = self.encoder.newcomers(x)
+        head = self.user_head
+        ways: list[tuple[Block | None, Rows | None]] = [
+            (
+                self._encode(x, reference, None),
+                None if encoded is None else lambda new: head(encoded(new)),
+            ),
+            (self.spectral(x, reference), self.spectral.newcomers(x)),
+        ]
+        if self.text is not None:
+            ways.append((self.text(x, reference), self.text.newcomers(x)))
+        channels = []
+        for channel, (block, rows) in enumerate(ways):
+            if block is not None and rows is not None:
+                items = block.items * gates[:, channel, None]
+                mean = block.mean_user
+                scale, _ = spread_scale(block.users - mean, items, x.item_degrees)
+                channels.append((channel, rows, mean, scale))
+
+        @torch.no_grad()
+        def fold(new: Newcomers) -> Arrived:
+            weight = self.calibration.user_weight(graph, new.degrees)
+            parts = [
+                weight[:, channel, None] * (scale * (rows(new) - mean))
+                for channel, rows, mean, scale in channels
+            ]
+            return Arrived(torch.cat([*parts, torch.ones_like(weight[:, :1])], dim=1))
+
+        return fold
 
     def n_retrained_layers(self) -> int:
         """The encoder's message-passing layers."""

@@ -11,6 +11,7 @@ from gnnrec.config import ModelConfig
 from gnnrec.features import GraphInput
 from gnnrec.filters import unit
 from gnnrec.heads import ItemBias
+from gnnrec.newcomers import Arrived, FoldIn, Newcomers
 from gnnrec.propagate import SparseOperator
 from gnnrec.retrain import Retrainable
 from gnnrec.scores import ScoreVectors
@@ -151,6 +152,41 @@ class NeuMF(Retrainable):
         mean = max(x.graph.n_edges, 1) / max(x.graph.n_items, 1)
         item_parts.append((self.bias(x) - self.bias.slope * math.log(mean))[:, None])
         return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), part=part)
+
+    @torch.no_grad()
+    def newcomers(self, x: GraphInput) -> FoldIn:
+        """See `Model.newcomers`; a user of the graph gets their own scores again."""
+        texts = None
+        if x.text is not None and self.config.text_dim:
+            of_items = x.propagated_text(3)[1]
+            assert of_items[0] is not None and of_items[2] is not None
+            texts = of_items[0] + of_items[2]
+        ids = {}
+        for name, width in self.widths.items():
+            ids[name] = x.item_degrees.new_zeros(x.graph.n_items, width)
+            if self.residual is not None and name in self.residual:
+                own = self.residual[name].of_users
+                assert isinstance(own, Tensor)
+                ids[name][: len(own)] = own
+
+        @torch.no_grad()
+        def fold(new: Newcomers) -> Arrived:
+            known = (new.degrees > 0).float()[:, None]
+            read = None if texts is None else unit(new.sums(texts, -0.5, -0.5))
+            parts, tower = [], None
+            for name, heads in self.heads.items():
+                p = new.sums(ids[name], -0.5, 0.0)
+                assert isinstance(heads, EmbeddingHeads)
+                if read is not None and heads.user is not None:
+                    p = heads.user(read) + p
+                if name == "gmf":
+                    parts.append(p * self.fusion[name] * self.log_scale.exp() * known)
+                else:
+                    assert self.tower is not None
+                    tower = torch.cat([self.tower.user(p), known], dim=1)
+            return Arrived(torch.cat([*parts, torch.ones_like(known)], dim=1), tower=tower)
+
+        return fold
 
     def tower_scores(self, users: Tensor, items: Tensor) -> TowerScores:
         """Return the tower's part of the scores from the tables of its first layer."""

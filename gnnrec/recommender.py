@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ from gnnrec.config import TransferConfig
 from gnnrec.device import resolve_device
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.filters import GraphFilter
+from gnnrec.histories import Histories
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.items import ItemTable
+from gnnrec.lists import allowed_mask, check_k, ranked_frame
 from gnnrec.model import Transferable
 from gnnrec.rank import top_k
 from gnnrec.scores import ScoreVectors, rows_of
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 class Recommender:
     """Recommends to the users of one log, and to users it has never seen.
+
+    Any number of threads may ask at once; `fit`, `update` and `forget_user` want it for themselves.
 
     Make one with `from_pretrained(...).fit(...)`, or `load`.
 
@@ -57,6 +62,8 @@ class Recommender:
         self._model: Transferable | None = None
         self._vectors: ScoreVectors | None = None
         self._seen: sp.csr_array | None = None
+        self._histories: Histories | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -159,7 +166,7 @@ class Recommender:
         )
         with torch.no_grad():
             vectors = model(x)
-        self._catalogue, self._model = catalogue, model
+        self._catalogue, self._model, self._histories = catalogue, model, None
         self._vectors = vectors.cpu()
         self._seen = x.graph.user_items
 
@@ -182,10 +189,8 @@ class Recommender:
             interactions = Interactions.from_frame(interactions, columns)
         if isinstance(items, pd.DataFrame):
             items = ItemTable.from_frame(items, columns.item)
-        encoder = None
-        if self.checkpoint.config.text_model is not None:
-            model = self.checkpoint.config.text_model
-            encoder = TextEncoder(model, str(self.device), self.text_delta)
+        model = self.checkpoint.config.text_model
+        encoder = TextEncoder(model, str(self.device), self.text_delta) if model else None
         self._serve(catalogue.updated(interactions, items, encoder), self.model)
         return self
 
@@ -236,30 +241,52 @@ class Recommender:
         Raises:
             DataError: k is below one, or no allowed item is in the catalogue.
         """
-        catalogue, vectors = self._fitted(), self.vectors
-        log = catalogue.log
-        if k < 1:
-            raise DataError(f"k must be at least 1, found {k}")
+        log, vectors = self._fitted().log, self.vectors
+        check_k(k)
         raw: Sequence[Any] | np.ndarray = log.user_ids if users is None else list(users)
         codes = np.arange(log.n_users) if users is None else log.user_codes(raw)
         assert self._seen is not None
-        known = codes >= 0
         seen = None if include_seen else rows_of(self._seen, codes)
         scores, items = vectors.of(codes).top_k(
-            min(k, log.n_items), seen=seen, allowed=self._mask(allow, exclude)
+            min(k, log.n_items), seen=seen, allowed=allowed_mask(log, allow, exclude)
         )
-        present = items >= 0
-        row, column = np.nonzero(present)
-        user_values = np.asarray(raw, dtype=log.user_ids.dtype if users is None else object)
-        return pd.DataFrame(
-            {
-                log.columns.user: pd.Series(user_values[row]).infer_objects(),
-                log.columns.item: log.item_ids[items[present]],
-                "score": scores[present],
-                "rank": column + 1,
-                "known": known[row],
-            }
+        named = np.asarray(raw, dtype=log.user_ids.dtype if users is None else object)
+        return ranked_frame(log, (log.columns.user, named), codes >= 0, scores, items)
+
+    def recommend_to_histories(
+        self,
+        histories: Sequence[Iterable[Any]],
+        k: int = 10,
+        *,
+        include_seen: bool = False,
+        allow: Iterable[Any] | None = None,
+        exclude: Iterable[Any] | None = None,
+    ) -> pd.DataFrame:
+        """Return the k best items for somebody who has these items; the log does not change.
+
+        Fast, and close to `update` and `recommend`: see `gnnrec.histories` for what is exact.
+
+        Args:
+            histories: Raw item ids, a history per list; ids that the log does not know say nothing.
+            k: As in `recommend`.
+            include_seen: Also recommend what is in the history.
+            allow: As in `recommend`.
+            exclude: As in `recommend`.
+
+        Returns:
+            As `recommend`, but the first column is `history`, its place from 0; `known` is False
+            where the log knows none of its items.
+        """
+        log, scorer = self._fitted().log, self.histories()
+        check_k(k)
+        rows = scorer.rows(histories)
+        scores, items = scorer.scores(rows).top_k(
+            min(k, log.n_items),
+            seen=None if include_seen else rows,
+            allowed=allowed_mask(log, allow, exclude),
         )
+        places = np.arange(len(histories))
+        return ranked_frame(log, ("history", places), np.diff(rows.indptr) > 0, scores, items)
 
     def similar_items(self, items: Iterable[Any], k: int = 10) -> pd.DataFrame:
         """Return the k nearest items by cosine of their vectors, popularity left out.
@@ -330,6 +357,15 @@ class Recommender:
         assert self._seen is not None
         return self._seen
 
+    def histories(self) -> Histories:
+        """What scores histories; made at the first call, for all threads."""
+        with self._lock:
+            if self._histories is None:
+                rank = self.checkpoint.config.spectral_rank
+                parts = (self.catalogue, self.model, self.vectors)
+                self._histories = Histories(*parts, rank, self.device)
+            return self._histories
+
     def save(self, folder: str | Path) -> None:
         """Write everything needed to serve and to update; see `gnnrec.saved`."""
         from gnnrec.saved import save_recommender
@@ -350,6 +386,7 @@ class Recommender:
     def restore(self, catalogue: Catalogue, model: Transferable, vectors: ScoreVectors) -> None:
         """Put saved parts in place without computing anything."""
         self._catalogue, self._model, self._vectors = catalogue, model.eval(), vectors
+        self._histories = None
         log = catalogue.log
         ones = np.ones(log.n_interactions, dtype=np.float32)
         shape = (log.n_users, log.n_items)
@@ -359,20 +396,3 @@ class Recommender:
         if self._catalogue is None:
             raise ConfigError("this Recommender has no data yet; call fit, or load a saved one")
         return self._catalogue
-
-    def _mask(
-        self, allow: Iterable[Any] | None, exclude: Iterable[Any] | None
-    ) -> np.ndarray | None:
-        if allow is None and exclude is None:
-            return None
-        log = self.log
-        mask = np.full(log.n_items, allow is None)
-        if allow is not None:
-            codes = log.item_codes(list(allow))
-            mask[codes[codes >= 0]] = True
-            if not mask.any():
-                raise DataError("the allow list names no item of the catalogue; check its ids")
-        if exclude is not None:
-            codes = log.item_codes(list(exclude))
-            mask[codes[codes >= 0]] = False
-        return mask

@@ -22,7 +22,6 @@ from gnnrec.checkpoint import (
     Checkpoint,
     check_state,
     read_delta,
-    read_tensors,
 )
 from gnnrec.config import ModelConfig, TransferConfig, validate
 from gnnrec.errors import CheckpointError, ConfigError
@@ -33,6 +32,7 @@ from gnnrec.model import Transferable, build_model
 from gnnrec.ncf import NeuMF
 from gnnrec.scores import ScoreVectors
 from gnnrec.storage import read_json, verify, whole_folder, write_json
+from gnnrec.tensors import read_tensors, write_tensors
 from gnnrec.tower import TowerScores
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
             tensors["text"] = torch.from_numpy(np.ascontiguousarray(catalogue.text))
         if catalogue.written is not None:
             tensors["written"] = torch.from_numpy(np.ascontiguousarray(catalogue.written))
-        save_file({k: v.contiguous() for k, v in tensors.items()}, work / "vectors.safetensors")
+        write_tensors(work / "vectors.safetensors", tensors)
         frame = pd.DataFrame({"user": log.users, "item": log.items})
         if log.weights is not None:
             frame["weight"] = log.weights
@@ -105,6 +105,10 @@ def load_recommender(
     kind: type[Recommender], folder: str | Path, device: str = "auto"
 ) -> Recommender:
     """Read what `save_recommender` wrote.
+
+    The vectors are mapped from their file, not copied: processes that load one folder share them.
+    A folder is replaced by renaming (`whole_folder`), which leaves them whole; nothing may write
+    into the file itself.
 
     Raises:
         CheckpointError: Missing, altered, of a newer format, or inconsistent in itself.

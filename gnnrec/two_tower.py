@@ -9,6 +9,7 @@ from gnnrec.config import ModelConfig
 from gnnrec.features import GraphInput
 from gnnrec.filters import unit
 from gnnrec.heads import ItemBias
+from gnnrec.newcomers import Arrived, FoldIn, Newcomers
 from gnnrec.retrain import Retrainable
 from gnnrec.scores import ScoreVectors
 
@@ -60,11 +61,28 @@ class TwoTower(Retrainable):
             return ScoreVectors(torch.ones_like(degrees)[:, None], bias)
         first = x.propagated_text(1)[0][1]
         assert first is not None
-        gate = (self.log_scale + self.degree_slope * torch.log1p(degrees)).exp() * (degrees > 0)
-        mine = gate[:, None] * unit(self.user(first.index_select(0, wanted)))
+        mine = self._users(first.index_select(0, wanted), degrees)
         theirs = unit(self.item(x.text))
-        ones = torch.ones_like(degrees)[:, None]
-        return ScoreVectors(torch.cat([mine, ones], dim=1), torch.cat([theirs, bias], dim=1))
+        return ScoreVectors(mine, torch.cat([theirs, bias], dim=1))
+
+    @torch.no_grad()
+    def newcomers(self, x: GraphInput) -> FoldIn:
+        """See `Model.newcomers`; a user of the graph gets their own vector again."""
+        text = x.text
+
+        @torch.no_grad()
+        def fold(new: Newcomers) -> Arrived:
+            if text is None:
+                return Arrived(torch.ones_like(new.degrees)[:, None])
+            return Arrived(self._users(new.sums(text, -0.5, -0.5), new.degrees))
+
+        return fold
+
+    def _users(self, first: Tensor, degrees: Tensor) -> Tensor:
+        """(n, dim + 1) from the users' first layer and their degrees."""
+        gate = (self.log_scale + self.degree_slope * torch.log1p(degrees)).exp() * (degrees > 0)
+        mine = gate[:, None] * unit(self.user(first))
+        return torch.cat([mine, torch.ones_like(degrees)[:, None]], dim=1)
 
     def n_retrained_layers(self) -> int:
         """The projections; the layers below them are the text encoder's."""

@@ -29,4 +29,5 @@ def test_what_is_missing_says_how_to_get_it(tmp_path, monkeypatch):
     found = doctor.examine()
     assert found["networkx"] == "missing: pip install networkx"
     assert "gnnrec[text]" in found["text"] and "gnnrec[report]" in found["plots"]
+    assert "gnnrec[serve]" in found["service"]
     assert "GNNREC_CACHE" in found["cache_writable"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gnnrec.config import ModelConfig
 from gnnrec.features import GraphInput
+from gnnrec.newcomers import Rows
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Encoder(nn.Module, ABC):
 
         None where the input has nothing that this encoder can make vectors from (a LightGCN
         without text); the other channels of the score then stand alone.
+        """
+
+    @abstractmethod
+    def newcomers(self, x: GraphInput) -> Rows | None:
+        """Return what gives users who are not in the graph their rows of `Block.users`.
+
+        The items' vectors stay those of the graph, so a user of the graph gets their own row again.
+        None as in `forward`. Costs a pass once, then O(a user's items x dim).
         """
 
     @abstractmethod

@@ -11,6 +11,7 @@ from gnnrec.config import ModelConfig
 from gnnrec.encoders.base import Block, Encoder
 from gnnrec.features import GraphInput
 from gnnrec.neighbours import Blocks, LayerBlock
+from gnnrec.newcomers import Newcomers, Rows
 
 _DEGREE_FEATURES = 2
 
@@ -100,14 +101,34 @@ class GraphSAGE(Encoder):
         mean_user = (weights @ reference) / weights.sum().clamp_min(1.0)
         return Block(every, items.index_select(0, blocks.item_rows), mean_user)
 
+    def newcomers(self, x: GraphInput) -> Rows:
+        """See `Encoder.newcomers`; it keeps the items' vectors that each layer reads."""
+        before: list[Tensor] = []
+        self._layers(x, (x,) * self.n_layers, before=before)
+
+        def rows(new: Newcomers) -> Tensor:
+            users = self.user_degree(degree_features(new.degrees))
+            for number, (layer, items) in enumerate(zip(self.layers, before, strict=True), 1):
+                assert isinstance(layer, SAGELayer)
+                users = layer.user_self(users) + layer.user_neighbour(new.sums(items, -1.0, 0.0))
+                if number < self.n_layers:
+                    users = torch.relu(users)
+            return torch.nn.functional.normalize(users, dim=1)
+
+        return rows
+
     def _layers(
         self,
         x: GraphInput,
         operators: Sequence[GraphInput | LayerBlock],
         users: Tensor | None = None,
         items: Tensor | None = None,
+        before: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """All layers, from the features of the given nodes (None: of all) to unit vectors."""
+        """All layers, from the features of the given nodes (None: of all) to unit vectors.
+
+        `before` takes the items' vectors that each layer reads.
+        """
         assert len(operators) == self.n_layers
         user_x = self.user_degree(degree_features(_rows(x.user_degrees, users)))
         item_x = self.item_degree(degree_features(_rows(x.item_degrees, items)))
@@ -119,6 +140,8 @@ class GraphSAGE(Encoder):
         for number, (layer, operator) in enumerate(
             zip(self.layers, operators, strict=True), start=1
         ):
+            if before is not None:
+                before.append(item_x)
             user_x, item_x = layer(operator, user_x, item_x, written if number == 1 else None)
             if number < self.n_layers:
                 user_x, item_x = torch.relu(user_x), torch.relu(item_x)

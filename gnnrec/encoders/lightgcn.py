@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gnnrec.config import ModelConfig
 from gnnrec.encoders.base import Block, Encoder
 from gnnrec.features import GraphInput
+from gnnrec.newcomers import Rows
 
 
 class LightGCN(Encoder):
@@ -42,6 +43,13 @@ class LightGCN(Encoder):
         return Block(
             self._combine(user_tables), self._combine(item_tables), self._combine(mean_user)
         )
+
+    def newcomers(self, x: GraphInput) -> Rows | None:
+        """See `Encoder.newcomers`: a user's layer k is the sum of their items' layers k - 1."""
+        if self.input is None or x.text is None:
+            return None
+        table = self._combine([None, *x.propagated_text(self.n_layers)[1][:-1]])
+        return lambda new: new.sums(table, -0.5, -0.5)
 
     def _combine(self, tables: list[Tensor | None]) -> Tensor:
         assert self.input is not None

@@ -1,0 +1,69 @@
+"""What surrounds a ranking: which items may appear, and the table that comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gnnrec.errors import DataError
+from gnnrec.interactions import Interactions
+
+
+def allowed_mask(
+    log: Interactions, allow: Iterable[Any] | None, exclude: Iterable[Any] | None
+) -> np.ndarray | None:
+    """Return (n_items,) bool of what may be recommended; None where everything may.
+
+    Raises:
+        DataError: No allowed item is in the catalogue.
+    """
+    if allow is None and exclude is None:
+        return None
+    mask = np.full(log.n_items, allow is None)
+    if allow is not None:
+        codes = log.item_codes(list(allow))
+        mask[codes[codes >= 0]] = True
+        if not mask.any():
+            raise DataError("the allow list names no item of the catalogue; check its ids")
+    if exclude is not None:
+        codes = log.item_codes(list(exclude))
+        mask[codes[codes >= 0]] = False
+    return mask
+
+
+def ranked_frame(
+    log: Interactions,
+    who: tuple[str, np.ndarray],
+    known: np.ndarray,
+    scores: np.ndarray,
+    items: np.ndarray,
+) -> pd.DataFrame:
+    """Return a row per recommended item, list after list.
+
+    Args:
+        log: Whose item ids are written, under its own column name.
+        who: Name and (n,) values of the column that says whose list it is.
+        known: (n,) bool.
+        scores: (n, k), best first.
+        items: (n, k) codes; -1 is no item.
+    """
+    present = items >= 0
+    row, column = np.nonzero(present)
+    return pd.DataFrame(
+        {
+            who[0]: pd.Series(who[1][row]).infer_objects(),
+            log.columns.item: log.item_ids[items[present]],
+            "score": scores[present],
+            "rank": column + 1,
+            "known": known[row],
+        }
+    )
+
+
+def check_k(k: int) -> None:
+    """Raise a DataError unless lists have a length."""
+    if k < 1:
+        raise DataError(f"k must be at least 1, found {k}")
