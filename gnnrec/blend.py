@@ -132,9 +132,9 @@ class ChannelBlend(nn.Module):
 
     def _channels(self, x: GraphInput, whole: GraphInput) -> Channels:
         reads_text = self.config.text_dim > 0
-        return Channels(x, self.filter, self._matched(whole), reads_text=reads_text)
+        return Channels(x, self.filter, self.matched(whole), reads_text=reads_text)
 
-    def _matched(self, x: GraphInput) -> list[Matched]:
+    def matched(self, x: GraphInput) -> list[Matched]:
         """What is known of the items from sources; pretraining lays its own over an episode."""
         if "bridges" in x.kept:
             return list(x.kept["bridges"])

@@ -19,7 +19,7 @@ from gnnrec.propagate import SparseOperator, to_torch_csr
 from gnnrec.scores import ScoreVectors, rows_of
 
 NAMES = ("filter", "low16", "low64", "ridge", "text", "deep_text", "bridge")
-_PROFILE_EXPONENT = 0.3
+PROFILE_EXPONENT = 0.3
 _NO_SPREAD = 1e-4
 # Keeps the two centring columns out of the way of cosines between items; exact in binary.
 SMALL = 2.0**-10
@@ -117,13 +117,11 @@ class Channels:
         the plain ridge S = V h V^T with column j divided by 1 - S_jj, which needs no items x items
         matrix.
         """
-        _, spectrum, response = _ridge_directions(x)
-        own = spectrum.item.square() @ response
-        items = spectrum.item / (1.0 - own).clamp_min(_LEAST_LEFT)[:, None]
+        _, spectrum, response, items = ridge(x)
         return _with_bias(spectrum.user * (spectrum.sigma * response), items)
 
     def _bridge(self) -> ScoreVectors:
-        rows = to_torch_csr(self.graph.by_degree(0.0, -_PROFILE_EXPONENT), self.device)
+        rows = to_torch_csr(self.graph.by_degree(0.0, -PROFILE_EXPONENT), self.device)
         users = [rows @ matched.vectors * matched.response for matched in self.bridges]
         return _with_bias(
             torch.cat(users, dim=1), torch.cat([m.vectors for m in self.bridges], dim=1)
@@ -170,7 +168,7 @@ class Channels:
         """
         filtered = graph_filter.newcomers(x)
         leading = x.user_map(x.adjacency) * x.spectrum.sigma
-        operator, spectrum, response = _ridge_directions(x)
+        operator, spectrum, response, _ = ridge(x)
         explained = x.user_map(operator) * (spectrum.sigma * response)
         rows: list[Rows | None] = [
             None,
@@ -187,7 +185,7 @@ class Channels:
         tables = [(m.vectors, m.response) for m in self.bridges]
         rows.append(
             lambda new: torch.cat(
-                [new.sums(v, 0.0, -_PROFILE_EXPONENT) * weight for v, weight in tables], dim=1
+                [new.sums(v, 0.0, -PROFILE_EXPONENT) * weight for v, weight in tables], dim=1
             )
         )
         about = []  # of each channel: its place and scale, and what an average item scores
@@ -242,6 +240,21 @@ class Channels:
         return out
 
 
+def ridge(x: GraphInput) -> tuple[SparseOperator, Spectrum, Tensor, Tensor]:
+    """Return the interactions, their spectrum, the ridge's response (r,) and (n_items, r) columns.
+
+    The interactions are as they are: no degree weighs them.
+    """
+    # Not by `x.filtered`, which keeps the last one asked for: the filter's.
+    operator = SparseOperator(x.graph.by_degree(0.0, 0.0), x.device)
+    spectrum = x.decompose(operator)
+    squares = spectrum.sigma.square()
+    response = squares / (squares + _RIDGE * squares.max().clamp_min(1e-12))
+    own = spectrum.item.square() @ response
+    items = spectrum.item / (1.0 - own).clamp_min(_LEAST_LEFT)[:, None]
+    return operator, spectrum, response, items
+
+
 def mixed(channels: Channels, users: Tensor, gates: Tensor, items: Tensor) -> ScoreVectors:
     """Add the channels up: score(u, i) = sum_c gates[u, c] items[i, c] z_c(u, i).
 
@@ -268,15 +281,6 @@ def mixed(channels: Channels, users: Tensor, gates: Tensor, items: Tensor) -> Sc
     user_parts.append(torch.ones(len(users), 1, device=gates.device))
     item_parts.append(torch.zeros(len(items), 1, device=gates.device))
     return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), walk)
-
-
-def _ridge_directions(x: GraphInput) -> tuple[SparseOperator, Spectrum, Tensor]:
-    """Singular directions of the interactions as they are, and the ridge's response to them."""
-    # Not by `x.filtered`, which keeps the last one asked for: the filter's.
-    operator = SparseOperator(x.graph.by_degree(0.0, 0.0), x.device)
-    spectrum = x.decompose(operator)
-    squares = spectrum.sigma.square()
-    return operator, spectrum, squares / (squares + _RIDGE * squares.max().clamp_min(1e-12))
 
 
 def _with_bias(users: Tensor, items: Tensor) -> ScoreVectors:

@@ -280,6 +280,7 @@ def recommend(
     allow: Annotated[Path | None, typer.Option(help="FILE of the only items allowed.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="FILE of items left out.")] = None,
     include_seen: Annotated[bool, typer.Option(help="Also what a user already has.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why, for every item.")] = False,
     out: Annotated[Path | None, typer.Option(help="FILE.parquet or FILE.csv to write.")] = None,
     device: Device = "auto",
     json_: Json = False,
@@ -288,12 +289,15 @@ def recommend(
     from gnnrec.commands import recommend_command
 
     frame, summary = recommend_command(
-        folder, user, users, k, allow, exclude, include_seen, out, device, say
+        folder, user, users, k, allow, exclude, include_seen, explain, out, device, say
     )
     if out is None:
         shown = frame.head(200)
         rows = [{str(n): v for n, v in row.items()} for row in shown.to_dict("records")]
+        reasons = [row.pop("why") for row in rows] if explain else []
         say(text_table(rows))
+        names = [" <- ".join(map(str, list(row.values())[1::-1])) for row in rows]
+        say(*(f"{name}: {why}" for name, why in zip(names, reasons, strict=False)))
         if len(frame) > len(shown):
             say(f"... {len(frame) - len(shown)} more rows; write them with --out")
         summary["recommendations"] = frame.to_dict("records") if json_ else []
@@ -349,6 +353,31 @@ def report(
     from gnnrec.suite_report import report_command
 
     emit(json_, report_command(folder, out, say))
+
+
+@app.command()
+def explore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8765,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file whose columns can colour the map.")
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="Recommender of the same log to compare with.")
+    ] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Look at a saved recommender on a local page, until Ctrl-C."""
+    from gnnrec.explore import explore_command
+
+    def ready(url: str) -> None:
+        emit(json_, {"url": url})
+        sys.stdout.flush()
+        say(f"{url} shows {folder}; Ctrl-C ends it")
+
+    explore_command(folder, port, items, beside, device, open_page=not no_open, ready=ready)
 
 
 @app.command()

@@ -188,6 +188,7 @@ def recommend_command(
     allow: Path | None,
     exclude: Path | None,
     include_seen: bool,
+    explain: bool,
     out: Path | None,
     device: str,
     say: Say,
@@ -232,7 +233,10 @@ def recommend_command(
     served = int(frame[log.columns.user].nunique())
     if served < asked:
         say(f"note: {asked - served} users have no item left to recommend")
-    frame = frame.drop(columns="known")
+    frame, told = frame.drop(columns="known"), []
+    if explain:
+        told = recommender.explainer.lists(frame)
+        frame["why"] = [" ".join(one.words) for one in told]
     if out is not None:
         with whole_file(out) as path:
             if out.suffix.lower() == ".csv":
@@ -247,6 +251,7 @@ def recommend_command(
         "k": k,
         "out": None if out is None else str(out),
         "columns": [str(name) for name in frame.columns],
+        **({"explanations": [one.plain() for one in told]} if explain and out is None else {}),
     }
 
 

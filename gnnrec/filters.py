@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,6 +34,26 @@ _NULL = 1e-3
 _TIES = 1e-6  # weight of log popularity: it orders equal scores, and users without interactions
 
 
+class Pieces(NamedTuple):
+    """What a graph filter makes its scores from.
+
+    Attributes:
+        operator: A.
+        sigma: (r,) its leading singular values, zero where they are rounding errors.
+        directions: (n_items, r), of items.
+        response: (r,), what the directions get beside the line.
+        slope: Of the line.
+        arriving: (n_items,), the weight of arriving at an item.
+    """
+
+    operator: SparseOperator
+    sigma: Tensor
+    directions: Tensor
+    response: Tensor
+    slope: float
+    arriving: Tensor
+
+
 class GraphFilter(nn.Module):
     """score(u, .) = x_u [ sum_k alpha_k (A^T A)^k ] D_i^g + cosine, A = D_u^-b R D_i^-e.
 
@@ -59,6 +80,9 @@ class GraphFilter(nn.Module):
     user who is ranked.
     """
 
+    row_exponent: nn.Parameter
+    cosine_weight: nn.Parameter
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -70,13 +94,13 @@ class GraphFilter(nn.Module):
 
         The scores are constants: no gradient reaches the seven numbers.
         """
-        start = x.graph.by_degree(0.0, -self._numbers()["row_exponent"])
+        start = x.graph.by_degree(0.0, -self.row_exponent.item())
         return self._scorer(x)(start if users is None else start[users.cpu().numpy()])
 
     @torch.no_grad()
     def newcomers(self, x: GraphInput) -> FoldIn:
         """See `Model.newcomers`; a user of the graph gets their own scores again."""
-        score, exponent = self._scorer(x), -self._numbers()["row_exponent"]
+        score, exponent = self._scorer(x), -self.row_exponent.item()
 
         def fold(new: Newcomers) -> Arrived:
             scores = score(new.by_degree(0.0, exponent))
@@ -87,15 +111,8 @@ class GraphFilter(nn.Module):
 
     def _scorer(self, x: GraphInput) -> Callable[[sp.csr_array], ScoreVectors]:
         """Return what gives users their scores by their rows of R D_i^-a."""
-        n = self._numbers()
-        operator, spectrum = x.filtered(n["user_exponent"], n["item_exponent"])
-        # Where a singular value or a degree is zero the directions are rounding errors.
-        kept = spectrum.sigma > _NULL * spectrum.sigma.max()
-        connected = x.item_degrees > 0
-        sigma, directions = spectrum.sigma * kept, spectrum.item * kept * connected[:, None]
-        response, slope = filter_response(sigma, 2.0 ** n["log2_ridge"], 2.0 ** n["log2_tail"])
-        start = x.graph.by_degree(0.0, -n["row_exponent"])
-        arriving = x.item_degrees.clamp_min(1.0) ** n["output_exponent"] * connected
+        operator, sigma, directions, response, slope, arriving = self.pieces(x)
+        start = x.graph.by_degree(0.0, -self.row_exponent.item())
         items = torch.cat([directions * arriving[:, None], unit(directions)], dim=1)
         popularity = _TIES * torch.log1p(x.item_degrees)
         columns = torch.cat([items, popularity[:, None]], dim=1)
@@ -114,8 +131,20 @@ class GraphFilter(nn.Module):
 
         reference = scores(start[x.reference_users.cpu().numpy()], 0.0)
         # Cosines between random directions in k dimensions spread by k^-1/2.
-        cosine = n["cosine_weight"] * _spread(reference) * float(kept.sum()) ** 0.5
+        cosine = self.cosine_weight.item() * _spread(reference) * float((sigma > 0).sum()) ** 0.5
         return lambda rows: scores(rows, cosine)
+
+    def pieces(self, x: GraphInput) -> Pieces:
+        """Return what the scores of a graph are put together from."""
+        n = self._numbers()
+        operator, spectrum = x.filtered(n["user_exponent"], n["item_exponent"])
+        # Where a singular value or a degree is zero the directions are rounding errors.
+        kept = spectrum.sigma > _NULL * spectrum.sigma.max()
+        connected = x.item_degrees > 0
+        sigma, directions = spectrum.sigma * kept, spectrum.item * kept * connected[:, None]
+        response, slope = filter_response(sigma, 2.0 ** n["log2_ridge"], 2.0 ** n["log2_tail"])
+        arriving = x.item_degrees.clamp_min(1.0) ** n["output_exponent"] * connected
+        return Pieces(operator, sigma, directions, response, slope, arriving)
 
     def walk(self, graph: BipartiteGraph, out: Tensor, users: Tensor) -> Walk:
         """Put the two-hop part of a graph's scores together again from its saved `Walk.out`.

@@ -106,7 +106,7 @@ class SpectralChannel(nn.Module):
         self, x: GraphInput, users: Tensor | None = None, items: Tensor | None = None
     ) -> Block:
         """See `Block`; the rows of isolated nodes are zero. None stands for all of a side."""
-        s, response = x.spectrum, self._response(x)
+        s, response = x.spectrum, self.weights(x.spectrum.sigma)
         degrees = picked(x.item_degrees, items)
         scale = degrees.clamp_min(0.5) ** self.item_exponent * (degrees > 0)
         return Block(
@@ -117,12 +117,11 @@ class SpectralChannel(nn.Module):
 
     def newcomers(self, x: GraphInput) -> Rows:
         """See `Encoder.newcomers`."""
-        table = x.user_map(x.adjacency) * self._response(x)
+        table = x.user_map(x.adjacency) * self.weights(x.spectrum.sigma)
         return lambda new: new.sums(table, 0.0, -0.5)  # the root of the user's degree cancels
 
-    def _response(self, x: GraphInput) -> Tensor:
-        """(r,) h at the singular values."""
-        sigma = x.spectrum.sigma
+    def weights(self, sigma: Tensor) -> Tensor:
+        """Return h(sigma), (r,)."""
         position = sigma * (_KNOTS - 1)
         left = position.floor().clamp(0, _KNOTS - 2).long()
         share = position - left

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
+import torch
+from torch import Tensor
 
 from gnnrec.errors import DataError
 from gnnrec.interactions import Interactions
+from gnnrec.rank import top_k
 
 
 def allowed_mask(
@@ -67,3 +71,36 @@ def check_k(k: int) -> None:
     """Raise a DataError unless lists have a length."""
     if k < 1:
         raise DataError(f"k must be at least 1, found {k}")
+
+
+def similar_frame(log: Interactions, vectors: Tensor, items: list[Any], k: int) -> pd.DataFrame:
+    """Return the k nearest items of each by cosine; see `Recommender.similar_items`.
+
+    Args:
+        log: Whose items.
+        vectors: (n_items, d).
+        items: Raw ids.
+        k: How many.
+
+    Raises:
+        DataError: An id is not in the catalogue.
+    """
+    codes = log.item_codes(items)
+    if (codes < 0).any():
+        missing = items[int((codes < 0).argmax())]
+        raise DataError(f"similar_items: item {missing!r} is not in the catalogue")
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    own = sp.csr_array(
+        (np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)),
+        shape=(len(codes), log.n_items),
+    )
+    scores, found = top_k(unit[codes], unit, min(k, log.n_items), seen=own)
+    row, column = np.nonzero(found >= 0)
+    return pd.DataFrame(
+        {
+            log.columns.item: log.item_ids[codes[row]],
+            "similar_item": log.item_ids[found[row, column]],
+            "score": scores[row, column],
+            "rank": column + 1,
+        }
+    )

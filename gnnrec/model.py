@@ -113,7 +113,7 @@ class Model(Retrainable):
         gates, item_gates = self.calibration(x, wanted), self.calibration.item_weight(x, items)
         user_parts, item_parts = [], []
         text = None if self.text is None else self.text(x, rows, items)
-        channels = (self._encode(x, rows, blocks), self.spectral(x, rows, items), text)
+        channels = (self.encode(x, rows, blocks), self.spectral(x, rows, items), text)
         for channel, block in enumerate(channels):
             if block is None:
                 continue
@@ -128,7 +128,8 @@ class Model(Retrainable):
         item_parts.append(self.bias(x, items)[:, None])
         return ScoreVectors(torch.cat(user_parts, dim=1), torch.cat(item_parts, dim=1)[:n_items])
 
-    def _encode(self, x: GraphInput, users: Tensor, blocks: Blocks | None) -> Block | None:
+    def encode(self, x: GraphInput, users: Tensor, blocks: Blocks | None = None) -> Block | None:
+        """Return the encoder's channel behind its heads, None where there is none."""
         block = self.encoder(x, users) if blocks is None else self.encoder(x, users, blocks)
         if block is None:
             return None
@@ -150,7 +151,7 @@ class Model(Retrainable):
         head = self.user_head
         ways: list[tuple[Block | None, Rows | None]] = [
             (
-                self._encode(x, reference, None),
+                self.encode(x, reference),
                 None if encoded is None else lambda new: head(encoded(new)),
             ),
             (self.spectral(x, reference), self.spectral.newcomers(x)),

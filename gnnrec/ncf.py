@@ -135,10 +135,10 @@ class NeuMF(Retrainable):
         wanted = torch.arange(x.graph.n_users, device=x.device) if users is None else users
         known = (x.user_degrees.index_select(0, wanted) > 0).float()[:, None]
         scale = self.log_scale.exp()
-        texts = self._texts(x, wanted)
+        texts = self.texts(x, wanted)
         user_parts, item_parts, part = [], [], None
         for name, heads in self.heads.items():
-            ids = self._ids(x, name, wanted)
+            ids = self.ids(x, name, wanted)
             p, q = heads(texts, ids)
             if name == "gmf":
                 user_parts.append(p * self.fusion[name] * scale * known)
@@ -193,7 +193,8 @@ class NeuMF(Retrainable):
         assert self.tower is not None
         return TowerScores(users, items, self.tower, self.fusion["mlp"] * self.log_scale.exp())
 
-    def _texts(self, x: GraphInput, users: Tensor) -> tuple[Tensor, Tensor] | None:
+    def texts(self, x: GraphInput, users: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the unit text vectors of users and of all items, None without text."""
         if x.text is None or not self.config.text_dim:
             return None
 
@@ -206,7 +207,8 @@ class NeuMF(Retrainable):
         both: tuple[Tensor, Tensor] = x.kept[_TEXTS]
         return both[0].index_select(0, users), both[1]
 
-    def _ids(self, x: GraphInput, part: str, users: Tensor) -> tuple[Tensor, Tensor]:
+    def ids(self, x: GraphInput, part: str, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what residual ids add to the vectors of users and of all items; zeros without."""
         if self.residual is None:
             width = self.widths[part]
             return (

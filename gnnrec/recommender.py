@@ -18,13 +18,13 @@ from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig
 from gnnrec.device import resolve_device
 from gnnrec.errors import ConfigError, DataError
+from gnnrec.explain import Explainer, Explanation
 from gnnrec.filters import GraphFilter
 from gnnrec.histories import Histories
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.items import ItemTable
-from gnnrec.lists import allowed_mask, check_k, ranked_frame
+from gnnrec.lists import allowed_mask, check_k, ranked_frame, similar_frame
 from gnnrec.model import Transferable
-from gnnrec.rank import top_k
 from gnnrec.scores import ScoreVectors, rows_of
 from gnnrec.split import carve_validation
 from gnnrec.text import TextEncoder
@@ -63,6 +63,7 @@ class Recommender:
         self._vectors: ScoreVectors | None = None
         self._seen: sp.csr_array | None = None
         self._histories: Histories | None = None
+        self._explainer: Explainer | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -161,12 +162,12 @@ class Recommender:
         self._serve(replace(catalogue, texts=None), adapted.model)
 
     def _serve(self, catalogue: Catalogue, model: Transferable) -> None:
-        x = catalogue.target().graph_input(
-            rank=self.checkpoint.config.spectral_rank, device=self.device
-        )
+        rank = self.checkpoint.config.spectral_rank
+        x = catalogue.target().graph_input(rank=rank, device=self.device)
         with torch.no_grad():
             vectors = model(x)
-        self._catalogue, self._model, self._histories = catalogue, model, None
+        self._catalogue, self._model = catalogue, model
+        self._histories, self._explainer = None, None
         self._vectors = vectors.cpu()
         self._seen = x.graph.user_items
 
@@ -297,26 +298,15 @@ class Recommender:
         Raises:
             DataError: An id is not in the catalogue.
         """
-        log, raw = self._fitted().log, list(items)
-        codes = log.item_codes(raw)
-        if (codes < 0).any():
-            missing = raw[int((codes < 0).argmax())]
-            raise DataError(f"similar_items: item {missing!r} is not in the catalogue")
-        unit = torch.nn.functional.normalize(self.vectors.item_vectors, dim=1)
-        own = sp.csr_array(
-            (np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)),
-            shape=(len(codes), log.n_items),
-        )
-        scores, found = top_k(unit[codes], unit, min(k, log.n_items), seen=own)
-        row, column = np.nonzero(found >= 0)
-        return pd.DataFrame(
-            {
-                log.columns.item: log.item_ids[codes[row]],
-                "similar_item": log.item_ids[found[row, column]],
-                "score": scores[row, column],
-                "rank": column + 1,
-            }
-        )
+        return similar_frame(self._fitted().log, self.vectors.item_vectors, list(items), k)
+
+    def explain(self, user: Any, item: Any) -> Explanation:  # noqa: ANN401 (ids of any type)
+        """Say why a user gets an item: parts that add up to the score, and what is behind them.
+
+        Raises:
+            DataError: The item is not in the catalogue.
+        """
+        return self.explainer.one(user, item)
 
     def titles(self, items: Iterable[Any]) -> list[str]:
         """Return the titles of items, "" where there is none or the id is unknown."""
@@ -349,6 +339,15 @@ class Recommender:
         self._fitted()
         assert self._vectors is not None
         return self._vectors
+
+    @property
+    def explainer(self) -> Explainer:
+        """Explains many scores, by codes; made when first asked for."""
+        with self._lock:
+            if self._explainer is None:
+                parts = self.catalogue, self.model, self.vectors, self.seen
+                self._explainer = Explainer(*parts, self.checkpoint.config.spectral_rank)
+            return self._explainer
 
     @property
     def seen(self) -> sp.csr_array:
@@ -386,7 +385,7 @@ class Recommender:
     def restore(self, catalogue: Catalogue, model: Transferable, vectors: ScoreVectors) -> None:
         """Put saved parts in place without computing anything."""
         self._catalogue, self._model, self._vectors = catalogue, model.eval(), vectors
-        self._histories = None
+        self._histories, self._explainer = None, None
         log = catalogue.log
         ones = np.ones(log.n_interactions, dtype=np.float32)
         shape = (log.n_users, log.n_items)

@@ -178,3 +178,14 @@ def test_principal_components_of_texts_have_the_texts_inner_products():
         if table is not None:
             assert table.shape == (30, 128)
             torch.testing.assert_close(table @ table.T, whole @ whole.T, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_users_of_a_truncated_spectrum_are_sums_over_their_items(compact):
+    graph = random_graph(3, n_users=40, n_items=50, density=0.15)
+    x = GraphInput(graph, spectral_rank=6, compact=compact)
+    found = x.decompose(x.adjacency)
+    reached = x.adjacency(x.user_map(x.adjacency))
+    torch.testing.assert_close(reached, found.user, rtol=1e-4, atol=1e-5)
+    near = x.adjacency(found.item) / found.sigma  # what it is only in the limit
+    assert float((near - found.user).abs().max()) > 1e-4

@@ -103,17 +103,10 @@ class GraphSAGE(Encoder):
 
     def newcomers(self, x: GraphInput) -> Rows:
         """See `Encoder.newcomers`; it keeps the items' vectors that each layer reads."""
-        before: list[Tensor] = []
-        self._layers(x, (x,) * self.n_layers, before=before)
+        tables = self.item_tables(x)
 
         def rows(new: Newcomers) -> Tensor:
-            users = self.user_degree(degree_features(new.degrees))
-            for number, (layer, items) in enumerate(zip(self.layers, before, strict=True), 1):
-                assert isinstance(layer, SAGELayer)
-                users = layer.user_self(users) + layer.user_neighbour(new.sums(items, -1.0, 0.0))
-                if number < self.n_layers:
-                    users = torch.relu(users)
-            return torch.nn.functional.normalize(users, dim=1)
+            return self.user_vectors(new.degrees, [new.sums(t, -1.0, 0.0) for t in tables])
 
         return rows
 
@@ -123,11 +116,11 @@ class GraphSAGE(Encoder):
         operators: Sequence[GraphInput | LayerBlock],
         users: Tensor | None = None,
         items: Tensor | None = None,
-        before: list[Tensor] | None = None,
+        read: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """All layers, from the features of the given nodes (None: of all) to unit vectors.
 
-        `before` takes the items' vectors that each layer reads.
+        The item tables that the layers read are appended to `read`.
         """
         assert len(operators) == self.n_layers
         user_x = self.user_degree(degree_features(_rows(x.user_degrees, users)))
@@ -140,13 +133,33 @@ class GraphSAGE(Encoder):
         for number, (layer, operator) in enumerate(
             zip(self.layers, operators, strict=True), start=1
         ):
-            if before is not None:
-                before.append(item_x)
+            if read is not None:
+                read.append(item_x)
             user_x, item_x = layer(operator, user_x, item_x, written if number == 1 else None)
             if number < self.n_layers:
                 user_x, item_x = torch.relu(user_x), torch.relu(item_x)
         normalize = torch.nn.functional.normalize
         return normalize(user_x, dim=1), normalize(item_x, dim=1)
+
+    def item_tables(self, x: GraphInput) -> list[Tensor]:
+        """Return what layer 1..n_layers reads of the items, (n_items, dim) each."""
+        read: list[Tensor] = []
+        self._layers(x, (x,) * self.n_layers, read=read)
+        return read
+
+    def user_vectors(self, degree: Tensor, means: list[Tensor]) -> Tensor:
+        """Return (m, dim) unit vectors of users that are not on the graph.
+
+        Args:
+            degree: (m,) of these users.
+            means: What layer 1..n_layers hears from their items, (m, dim) each.
+        """
+        users = self.user_degree(degree_features(degree))
+        for number, (layer, mean) in enumerate(zip(self.layers, means, strict=True), start=1):
+            assert isinstance(layer, SAGELayer)
+            users = layer.user_self(users) + layer.user_neighbour(mean)
+            users = torch.relu(users) if number < self.n_layers else users
+        return torch.nn.functional.normalize(users, dim=1)
 
     def layer_parameters(self, layer: int) -> list[str]:
         """All weights of that layer."""
