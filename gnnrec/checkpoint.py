@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gnnrec.config import ModelConfig, graph_mode, parse_retrain, validate
@@ -19,7 +18,7 @@ from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 from gnnrec.model import Transferable, build_model
 from gnnrec.storage import read_json, verify, whole_folder, write_json
-from gnnrec.tensors import read_tensors
+from gnnrec.tensors import read_tensors, write_tensors
 from gnnrec.text import TextEncoder
 from gnnrec.text_layers import Delta, check_delta
 
@@ -92,15 +91,15 @@ class Checkpoint:
         """
         folder = Path(folder)
         with whole_folder(folder) as work:
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in self.state.items()},
+            write_tensors(
                 work / "model.safetensors",
+                {k: v.detach().cpu().contiguous() for k, v in self.state.items()},
             )
             if self.text:
-                save_file(self.text, work / TEXT_FILE)
+                write_tensors(work / TEXT_FILE, self.text)
             write_json(work / "config.json", {"format": FORMAT, "model": self.config.model_dump()})
             write_json(work / "training.json", self.training)
-            save_file({"scores": self._golden_scores()}, work / "golden.safetensors")
+            write_tensors(work / "golden.safetensors", {"scores": self._golden_scores()})
             (work / "README.md").write_text(self.card(), encoding="utf-8")
         return folder
 

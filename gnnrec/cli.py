@@ -12,7 +12,7 @@ import typer
 
 from gnnrec.cli_data import data_app
 from gnnrec.cli_models import models_app
-from gnnrec.cli_serve import serve
+from gnnrec.cli_serve import explore, serve
 from gnnrec.cli_tune import tune
 from gnnrec.console import metric_rows, printable, text_table
 from gnnrec.errors import ConfigError, GnnrecError
@@ -35,12 +35,15 @@ from gnnrec.options import (
     open_named,
     say,
 )
+from gnnrec.signals import StoppedError, listening
 
 if TYPE_CHECKING:
     from gnnrec.sources import Log
 
 # click's ClickException, by way of typer, which carries a copy of click in some versions.
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+_NOTHING_HALF = "nothing is left half-written, and the same command again goes on or begins anew"
 
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
@@ -55,13 +58,19 @@ app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 app.command()(tune)
 app.command()(serve)
+app.command()(explore)
 
 
 def main() -> None:
-    """Run the command line; exit 0 when done, 2 when the input is wrong, 3 for anything else."""
+    """Run the command line.
+
+    Exit 0 when done, 2 when the input is wrong, 130 and 143 when stopped (Ctrl-C and SIGTERM), 3
+    for anything else.
+    """
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with listening():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
     except GnnrecError as error:
         code = _fail(str(error), error.exit_code)
     except _CommandLineError as error:
@@ -72,8 +81,10 @@ def main() -> None:
         else:
             where = context.command_path if context is not None else "gnnrec"
             code = _fail(f"{error.format_message()} See {where} --help.", 2)
+    except StoppedError as stopped:
+        code = _fail(f"stopped; {stopped.kept or _NOTHING_HALF}", stopped.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        code = _fail("stopped; nothing was left half-written", 3)
+        code = _fail(f"stopped; {_NOTHING_HALF}", 130)
     except (BrokenPipeError, SystemExit):  # the reader of the output, head or a pager, has gone
         code = 3
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -353,31 +364,6 @@ def report(
     from gnnrec.suite_report import report_command
 
     emit(json_, report_command(folder, out, say))
-
-
-@app.command()
-def explore(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8765,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
-    items: Annotated[
-        Path | None, typer.Option(help="Items file whose columns can colour the map.")
-    ] = None,
-    beside: Annotated[
-        Path | None, typer.Option(help="Recommender of the same log to compare with.")
-    ] = None,
-    device: Device = "auto",
-    json_: Json = False,
-) -> None:
-    """Look at a saved recommender on a local page, until Ctrl-C."""
-    from gnnrec.explore import explore_command
-
-    def ready(url: str) -> None:
-        emit(json_, {"url": url})
-        sys.stdout.flush()
-        say(f"{url} shows {folder}; Ctrl-C ends it")
-
-    explore_command(folder, port, items, beside, device, open_page=not no_open, ready=ready)
 
 
 @app.command()

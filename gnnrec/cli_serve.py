@@ -1,13 +1,14 @@
-"""The command that answers requests: gnnrec serve."""
+"""The commands that answer requests: gnnrec serve and gnnrec explore."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gnnrec.options import say
+from gnnrec.options import Device, Json, emit, say
 
 
 def serve(
@@ -56,3 +57,27 @@ def serve(
     )
     say(f"loading {folder}")
     run(folder, host, port, limits, admin_token, device)
+
+
+def explore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8765,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file whose columns can colour the map.")
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="Recommender of the same log to compare with.")
+    ] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Look at a saved recommender on a local page, until Ctrl-C."""
+    from gnnrec.explore import explore_command
+
+    def ready(url: str) -> None:
+        emit(json_, {"url": url})
+        sys.stdout.flush()
+        say(f"{url} shows {folder}; Ctrl-C ends it")
+
+    explore_command(folder, port, items, beside, device, open_page=not no_open, ready=ready)

@@ -16,10 +16,11 @@ from gnnrec.errors import ConfigError, DataError
 from gnnrec.ids import normalise_ids
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.recommender import Recommender
+from gnnrec.resume import resumable
 from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
 from gnnrec.select import rank_checkpoints, selection_lines
-from gnnrec.sources import Log
-from gnnrec.storage import check_replaceable, whole_file
+from gnnrec.sources import Log, fingerprint, held_out_sha256
+from gnnrec.storage import MANIFEST, cannot_write, check_replaceable, file_sha256, whole_file
 from gnnrec.tables import read_table
 from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder, require_text_extra, text_available
 from gnnrec.zoo import available, resolve
@@ -57,11 +58,13 @@ def pretrain_command(
         model = overrides.get("model.text_model") or DEFAULT_TEXT_MODEL
         overrides |= {"model.text_model": model, "model.text_dim": TextEncoder(model).dim}
     config = load_config(PretrainConfig, config_file, overrides)
-    checkpoint = pretrain_run(
-        logs, config, name=out.name, device=device, log_file=_training_log(out)
-    )
-    checkpoint.save(out)
-    _write_settings(config, out)
+    about = _about("pretrain", config, device, logs)
+    with resumable(out, about, say):
+        checkpoint = pretrain_run(
+            logs, config, name=out.name, device=device, log_file=_training_log(out)
+        )
+        checkpoint.save(out)
+        _write_settings(config, out)
     record = checkpoint.training
     measure = f"validation loss {record['best_value']:.4f}"
     if config.model.encoder in ("graph-filter", "channels"):
@@ -110,17 +113,21 @@ def transfer_command(
         held_out = _read_test(
             Path(test), log.interactions, min_weight=min_weight, weight_may_lack=True
         )
-    recommender, report = transfer_run(
-        source,
-        log,
-        config,
-        test=held_out,
-        device=device,
-        ks=cutoffs,
-        log_file=_training_log(out),
-    )
-    recommender.save(out)
-    _write_settings(config, out)
+    about = _about("transfer", config, device, [log])
+    about["checkpoint"] = file_sha256(folder / MANIFEST)
+    about["test"] = test if not isinstance(held_out, Interactions) else held_out_sha256(held_out)
+    with resumable(out, about, say):
+        recommender, report = transfer_run(
+            source,
+            log,
+            config,
+            test=held_out,
+            device=device,
+            ks=cutoffs,
+            log_file=_training_log(out),
+        )
+        recommender.save(out)
+        _write_settings(config, out)
     if test != "none" and not report["metrics"]:
         say("note: the log is too small to hold anything out; there are no metrics")
     counts = report["parameters"]
@@ -347,6 +354,18 @@ def _check_out(out: Path, config_file: Path | None) -> None:
         )
 
 
+def _about(
+    command: str, config: PretrainConfig | TransferConfig, device: str, logs: list[Log]
+) -> dict[str, Any]:
+    """Return what decides the outcome of a training; see `gnnrec.resume.resumable`."""
+    return {
+        "command": command,
+        "config": config.model_dump(mode="json"),
+        "device": str(resolve_device(device)),
+        "data": [[log.name, fingerprint(log)] for log in logs],
+    }
+
+
 def _write_settings(config: PretrainConfig | TransferConfig, out: Path) -> None:
     with whole_file(_beside(out)) as path:
         write_toml(config, path)
@@ -359,7 +378,7 @@ def _training_log(out: Path) -> Path:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"{log}: cannot write there ({error.strerror})") from error
+        raise cannot_write(log, error) from error
     return log
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnrec.errors import ConfigError
-from gnnrec.storage import whole_file
+from gnnrec.storage import cannot_write, whole_file
 
 Row = dict[str, str]
 
@@ -37,16 +37,13 @@ class Ledger:
         self.columns = tuple(columns)
         self.rows: list[Row] = []
         try:
-            data = path.read_bytes() if path.is_file() else b""
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                with path.open("r+b") as file:
-                    file.truncate(len(whole))
-            if not whole:
-                path.write_text(_lines([self.columns]), encoding="utf-8")
-                return
+            drop_part_line(path)
+            whole = path.read_bytes() if path.is_file() else b""
         except OSError as error:
-            raise ConfigError(f"{path}: cannot write there ({error.strerror})") from error
+            raise cannot_write(path, error) from error
+        if not whole:
+            write_rows(path, self.columns, [])
+            return
         head, *lines = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""))
         if tuple(head) != self.columns:
             strange = next(
@@ -60,18 +57,27 @@ class Ledger:
         self.rows = [dict(zip(self.columns, line, strict=True)) for line in lines]
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add rows, each with exactly the columns; all of them, or after a kill a first part."""
+        """Add rows, each with exactly the columns; all of them, or after a kill a first part.
+
+        Raises:
+            ConfigError: They cannot be written; the file is as it was.
+        """
         texts = [{name: as_text(row[name]) for name in self.columns} for row in rows]
         if not texts:
             return
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        data = _lines([list(row.values()) for row in texts]).encode("utf-8")
         try:
-            data = _lines([list(row.values()) for row in texts]).encode("utf-8")
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            with self.path.open("ab", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                try:
+                    while data:
+                        data = data[file.write(data) :]
+                    os.fsync(file.fileno())
+                except BaseException:
+                    os.ftruncate(file.fileno(), size)
+                    raise
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         self.rows.extend(texts)
 
     def keep(self, wanted: Callable[[Row], bool]) -> None:
@@ -83,6 +89,14 @@ class Ledger:
             lines = [self.columns, *(list(row.values()) for row in kept)]
             path.write_text(_lines(lines), encoding="utf-8")
         self.rows = kept
+
+
+def drop_part_line(path: Path) -> None:
+    """Cut off what a killed process left of a last line, which has no newline at its end."""
+    data = path.read_bytes() if path.is_file() else b""
+    if not data.endswith(b"\n") and data:
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -120,7 +134,7 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
+        raise cannot_write(folder, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

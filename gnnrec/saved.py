@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gnnrec.blend import ChannelBlend
@@ -58,12 +57,12 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
     catalogue, model = recommender.catalogue, recommender.model
     log = catalogue.log
     with whole_folder(Path(folder)) as work:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
+        write_tensors(
             work / "model.safetensors",
+            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
         )
         if recommender.text_delta:
-            save_file(recommender.text_delta, work / TEXT_FILE)
+            write_tensors(work / TEXT_FILE, recommender.text_delta)
         tensors = {"users": recommender.vectors.users, "items": recommender.vectors.items}
         if recommender.vectors.walk is not None:
             tensors["walk_out"] = recommender.vectors.walk.out

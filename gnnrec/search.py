@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from gnnrec.device import numpy_generator
 from gnnrec.evaluate import evaluate_scores
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
+from gnnrec.resume import State, next_stage
+from gnnrec.signals import asked, check, held
+from gnnrec.storage import append_json
 from gnnrec.train import TrainResult
 
 # How far the search first steps in each number: what changes a ranking visibly.
@@ -68,6 +71,9 @@ def search(
         log: Append one JSON line per evaluation here.
         label: Shown on the progress bar.
 
+    What was tried before a kill is not computed again: the search takes the same way, and finds the
+    values of its first evaluations in the state that was kept.
+
     Returns:
         What was tried; values are -NDCG@20, steps are evaluations.
 
@@ -75,9 +81,15 @@ def search(
     full ranking of the held-out users.
     """
     result = TrainResult()
+    stage = next_stage(label)
     if not names or max_evaluations < 1:
         return result
-    started = time.perf_counter()
+    kept = stage.load()
+    known: dict[tuple[float, ...], float] = {}
+    if kept is not None:
+        known = {tuple(point): value for point, value in kept.values["tried"]}
+    tried: list[tuple[list[float], float]] = []
+    started = time.perf_counter() - (0.0 if kept is None else kept.values["seconds"])
     parameters = [dict(model.named_parameters())[name] for name in names]
     start = np.array([p.item() for p in parameters])
     best = start.copy()
@@ -85,22 +97,35 @@ def search(
 
     def objective(point: np.ndarray) -> float:
         nonlocal best
-        _assign(parameters, point)
-        value = -float(np.mean([_measure(model, part) for part in held_out]))
+        place = tuple(point.tolist())
+        if place not in known:
+            _assign(parameters, point)
+            known[place] = -float(np.mean([_measure(model, part) for part in held_out]))
+        value = known[place]
+        tried.append((list(place), value))
         step = len(result.history)
         record = {"step": step, "value": value} | dict(zip(names, point.tolist(), strict=True))
         result.history.append(record)
         if log is not None:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"label": label, **record}) + "\n")
+            append_json(log, {"label": label, **record})
         if value < result.best_value:
             result.best_value, result.best_step, best = value, step, point.copy()
         bar.set_postfix(value=f"{-result.best_value:.4f}", refresh=False)
         bar.update()
+        if len(tried) >= len(known) and (stage.due() or asked()):
+            keep(done=False)
+        check()
         return value
 
-    _minimise(objective, start, names, max_evaluations)
+    def keep(*, done: bool) -> None:
+        seconds = time.perf_counter() - started
+        values = {"step": len(tried), "done": done, "tried": tried, "seconds": seconds}
+        stage.save(State(values))
+
+    with held() if stage.active else nullcontext():
+        _minimise(objective, start, names, max_evaluations)
     bar.close()
+    keep(done=True)
     _assign(parameters, best)
     result.steps = len(result.history)
     result.seconds = time.perf_counter() - started

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,23 @@ def describe(log: Log) -> dict[str, Any]:
         "sha256": whole.sha256(data.user_ids[data.users], data.item_ids[data.items]),
         "licence": log.licence or "not stated",
     }
+
+
+def fingerprint(log: Log) -> str:
+    """Digest of all that a training can read of a log, in its order: rows, ids, items, texts."""
+    data, items = log.interactions, log.items
+    parts: list[Any] = [data.users, data.items, data.user_ids, data.item_ids]
+    parts += [data.weights, data.timestamps, data.texts]
+    if items is not None:
+        parts += [items.item_ids, items.texts, items.titles]
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray) and part.dtype != object:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        elif part is not None:
+            digest.update(json.dumps([str(value) for value in part]).encode())
+        digest.update(b"|")
+    return digest.hexdigest()
 
 
 def held_out_sha256(held_out: Interactions) -> str:

@@ -5,6 +5,9 @@ No pickle: tensors are safetensors, tables Parquet, the rest JSON.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -16,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from gnnrec.errors import CheckpointError, ConfigError
+from gnnrec.signals import held
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _MAX_JSON_BYTES = 64 << 20  # a hundred times the longest record written here
 _LONGEST_NAME = 255
+_OURS, _OLD = "gnnrec-", ".old"  # in names of what is not yet, or no longer, an output
 
 
 @contextmanager
@@ -28,37 +33,109 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder beside the target; on success it is sealed and renamed to it.
 
     An earlier gnnrec output (a folder with a manifest) is replaced; any other non-empty folder is
-    refused, so that nobody's files are lost.
+    refused, so that nobody's files are lost. Everything is on the disk before it has its name.
 
     Raises:
-        ConfigError: The target is a file or a folder with other content, or is not writable.
+        ConfigError: The target is a file or a folder with other content, or cannot be written; what
+            was there stays.
     """
     check_replaceable(target)
-    try:
+    with _told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot write there ({error.strerror})") from error
+        clear_left(target)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.{_OURS}", dir=target.parent))
     try:
-        yield work
-        seal(work)
-        os.chmod(work, 0o755)  # mkdtemp's is private
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            try:
-                target.rename(old / target.name)
-                work.rename(target)
-            except BaseException:
-                if (old / target.name).exists():
-                    (old / target.name).rename(target)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            work.rename(target)
+        with _told(target), _locked(work):
+            yield work
+            seal(work)
+            os.chmod(work, 0o755)  # mkdtemp's is private
+            for path in (*work.iterdir(), work):
+                _to_disk(path)
+            with held():
+                _exchange(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _exchange(work: Path, target: Path) -> None:
+    """Give a folder the target's name, in place of what has it."""
+    if not target.exists():
+        work.rename(target)
+    else:
+        old = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.{_OURS}", suffix=_OLD, dir=target.parent)
+        )
+        try:
+            target.rename(old / target.name)
+            work.rename(target)
+        except BaseException:
+            if (old / target.name).exists():
+                (old / target.name).rename(target)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+    _to_disk(target.parent)
+
+
+def clear_left(target: Path) -> None:
+    """Remove what killed processes left of writing the target, or of the one it took the place of.
+
+    A living writer holds a lock. An earlier output that was moved away and not replaced is put
+    back.
+    """
+    for path in target.parent.glob(f".{glob.escape(target.name)}.{_OURS}*"):
+        try:
+            with _locked(path):
+                if path.name.endswith(_OLD) and not target.exists():
+                    if (path / target.name).exists():
+                        (path / target.name).rename(target)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        except OSError:
+            continue  # of a living process, or of another user
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _told(target: Path) -> Iterator[None]:
+    """Say in one line that a disk is full, or whatever keeps a target from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(target, error) from error
+
+
+def cannot_write(target: Path, error: OSError) -> ConfigError:
+    """Return what to say of a file or folder that could not be written."""
+    found = error.strerror or str(error)
+    cure = "make the folder, or name another place"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        cure = "make room on the disk, or name another place; what was there before stays"
+    return ConfigError(f"{target}: cannot write there ({found}); {cure}")
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # some have it for files alone
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def check_replaceable(target: Path) -> None:
@@ -87,19 +164,19 @@ def whole_file(target: Path) -> Iterator[Path]:
     """
     if target.is_dir():
         raise ConfigError(f"{target}: found a folder, expected a file to write; name another")
-    try:
+    with _told(target):
+        clear_left(target)
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent
+            prefix=f".{target.name}.{_OURS}", suffix=target.suffix, dir=target.parent
         )
-    except OSError as error:
-        raise ConfigError(
-            f"{target}: cannot write there ({error.strerror}); make the folder, or name another"
-        ) from error
     os.close(handle)
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
+        with _told(target), _locked(Path(name)):
+            yield Path(name)
+            os.chmod(name, 0o644)
+            _to_disk(Path(name))
+            os.replace(name, target)
+            _to_disk(target.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -156,6 +233,16 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     path.write_text(
         json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
+
+
+def append_json(path: Path, value: dict[str, Any]) -> None:
+    """Append one line to a file of JSON lines.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    with _told(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -114,6 +114,15 @@ class _Log:
             self.memory = tail(self.hidden, np.arange(self.n_items))
         self.centre = self.memory.mean(dim=0)
 
+    def remembered(self) -> dict[str, Tensor]:
+        """The vectors as the last batches left them; see `gnnrec.train.Remembers`."""
+        return {"memory": self.memory, "centre": self.centre}
+
+    def remember(self, tables: dict[str, Tensor]) -> None:
+        """Put them back."""
+        self.memory.copy_(tables["memory"])
+        self.centre = tables["centre"].to(self.centre, copy=True)
+
     def some_others(
         self, users: np.ndarray, items: np.ndarray, rng: np.random.Generator
     ) -> sp.csr_array:
@@ -259,6 +268,8 @@ def tune_text(
                 label=f"{label}:{n_layers}",
                 depths=depths,
                 decay_learning_rate=stage is config,
+                rng=rng,
+                memories=logs,
             )
     shown = [name.removeprefix("tail.low_rank.").replace("/", ".") for name in names]
     named = [f"text_encoder.layers.{name}" for name in shown]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from tqdm import tqdm
 from gnnrec.config import TrainConfig, check_fan_out
 from gnnrec.errors import GnnrecError
 from gnnrec.losses import binary_loss, bpr_loss, softmax_loss
+from gnnrec.resume import Stage, State, next_stage
 from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Batch, Episode, collisions
 from gnnrec.scores import Differentiable
+from gnnrec.signals import asked, check, held
+from gnnrec.storage import append_json
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -42,6 +45,16 @@ class TrainResult:
             "best_value": self.best_value,
             "seconds": round(self.seconds, 3),
         }
+
+
+class Remembers(Protocol):
+    """What a loss changes from step to step beside the model, as tensors."""
+
+    def remembered(self) -> dict[str, Tensor]:
+        """Return it."""
+
+    def remember(self, tables: dict[str, Tensor]) -> None:
+        """Put it back."""
 
 
 def batch_loss(model: Retrainable, episode: Episode, batch: Batch, config: TrainConfig) -> Tensor:
@@ -123,6 +136,7 @@ def fit(
         label=label,
         decay_learning_rate=decay_learning_rate,
         depths=model.depths(trained),
+        rng=rng,
     )
 
 
@@ -138,6 +152,8 @@ def optimise(
     decay_learning_rate: bool = False,
     keep_best: bool = True,
     depths: Mapping[str, int] | None = None,
+    rng: np.random.Generator | None = None,
+    memories: Sequence[Remembers] = (),
 ) -> TrainResult:
     """The loop of `fit` for any loss: step number -> a scalar that depends on the model.
 
@@ -145,80 +161,191 @@ def optimise(
     `depths` says how many layers below the last each parameter is (0 where it says nothing): with
     `config.layer_decay` lower ones learn more slowly, with `config.unfreeze_every` later, from the
     last layer down (both Howard and Ruder 2018, sections 3.2 and 3.3).
+
+    Inside a command its state is kept, and taken up after a kill (`gnnrec.resume`): so `rng`, which
+    the loss draws from, and `memories`, which it changes, have to be named.
     """
     result = TrainResult()
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
     chosen = [parameters[name] for name in trained]
+    stage = next_stage(label)
     if not chosen:
         return result
-    started = time.perf_counter()
     start = [p.detach().clone() for p in chosen]
-    best = start
     by_depth: dict[int, list[nn.Parameter]] = {}
     for name in trained:
         by_depth.setdefault((depths or {}).get(name, 0), []).append(parameters[name])
     optimiser = torch.optim.Adam([{"params": by_depth[depth]} for depth in by_depth])
-    misses, running = 0, 0.0
-    bar = tqdm(total=config.max_steps, desc=label, delay=1, mininterval=1.0)
-    for step in range(config.max_steps + 1):
-        if evaluate is not None and (step % config.evaluate_every == 0 or step == config.max_steps):
-            with torch.no_grad():
-                value = evaluate(model)
-            seconds = round(time.perf_counter() - started, 4)
-            record = {"step": step, "value": value, "loss": running, "seconds": seconds}
-            result.history.append(record)
-            if log is not None:
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"label": label, **record}) + "\n")
-            bar.set_postfix(value=f"{value:.4f}", refresh=False)
-            if not keep_best:
-                result.best_value, result.best_step = value, step
-            elif value < result.best_value:
-                result.best_value, result.best_step, misses = value, step, 0
-                best = [p.detach().clone() for p in chosen]
-            else:
-                misses += 1
-                if misses >= config.patience:
+    loop = _Loop(chosen, start, optimiser, result, rng, memories)
+    kept = stage.load()
+    if kept is not None:
+        loop.take(kept)
+        for record in result.history:
+            _note(log, label, record)
+    started = time.perf_counter() - result.seconds
+    bar = tqdm(total=config.max_steps, initial=loop.step, desc=label, delay=1, mininterval=1.0)
+
+    def keep() -> None:
+        """Write the state where it is time to, or the last chance."""
+        if stage.due() or asked():
+            result.seconds = time.perf_counter() - started
+            stage.save(loop.state())
+        check()
+
+    with held() if stage.active else nullcontext():
+        while not loop.done:
+            step = loop.step
+            due = step % config.evaluate_every == 0 or step == config.max_steps
+            if evaluate is not None and due and not loop.judged:
+                with torch.no_grad():
+                    value = evaluate(model)
+                seconds = round(time.perf_counter() - started, 4)
+                record = {"step": step, "value": value, "loss": loop.running, "seconds": seconds}
+                result.history.append(record)
+                _note(log, label, record)
+                bar.set_postfix(value=f"{value:.4f}", refresh=False)
+                loop.judge(value, keep_best)
+                if loop.misses >= config.patience:
                     break
-        if step == config.max_steps:
-            break
-        share = 1.0
-        if decay_learning_rate:
-            share = 0.5 * (1.0 + np.cos(np.pi * step / config.max_steps))
-        for depth, group in zip(by_depth, optimiser.param_groups, strict=True):
-            group["lr"] = config.learning_rate * share * config.layer_decay**depth
-        loss = loss_of(step)
-        if not torch.isfinite(loss):
-            raise GnnrecError(
-                f"{label}: the loss became {loss.item()} at step {step}; lower --learning-rate "
-                "(train.learning_rate) or look for extreme values in the data"
-            )
-        running = loss.item()
-        if config.pull_to_start > 0:
-            distance = torch.stack(
-                [(p - p0).square().sum() for p, p0 in zip(chosen, start, strict=True)]
-            ).sum()
-            loss = loss + config.pull_to_start * distance
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for depth, part in by_depth.items():
-            if step < depth * config.unfreeze_every:
-                for parameter in part:
-                    parameter.grad = None  # Adam leaves it, and its moments, alone
-        optimiser.step()
-        result.steps = step + 1
-        bar.update()
+                keep()
+            if step == config.max_steps:
+                break
+            share = 1.0
+            if decay_learning_rate:
+                share = 0.5 * (1.0 + np.cos(np.pi * step / config.max_steps))
+            rate = config.learning_rate * share
+            for depth, group in zip(by_depth, optimiser.param_groups, strict=True):
+                group["lr"] = rate * config.layer_decay**depth
+            loss = loss_of(step)
+            if not torch.isfinite(loss):
+                _diverged(f"the loss became {loss.item()}", stage, step, rate)
+            loop.running = loss.item()
+            if config.pull_to_start > 0:
+                distance = torch.stack(
+                    [(p - p0).square().sum() for p, p0 in zip(chosen, start, strict=True)]
+                ).sum()
+                loss = loss + config.pull_to_start * distance
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for depth, part in by_depth.items():
+                if step < depth * config.unfreeze_every:
+                    for parameter in part:
+                        parameter.grad = None  # Adam leaves it, and its moments, alone
+            optimiser.step()
+            result.steps = loop.step = step + 1
+            loop.judged = False
+            bar.update()
+            keep()
     bar.close()
-    if evaluate is not None and keep_best:
+    if evaluate is not None and keep_best and not loop.done:
         with torch.no_grad():
-            for parameter, kept in zip(chosen, best, strict=True):
-                parameter.copy_(kept)
+            for parameter, best in zip(chosen, loop.best, strict=True):
+                parameter.copy_(best)
+    if not all(p.isfinite().all() for p in chosen):
+        _diverged("parameters became NaN or infinite", stage, loop.step, config.learning_rate)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     result.seconds = time.perf_counter() - started
+    if not loop.done:
+        loop.done = True
+        stage.save(loop.state())
     return result
+
+
+@dataclass
+class _Loop:
+    """All that the loop's next step depends on, apart from what a restart makes again."""
+
+    chosen: list[nn.Parameter]
+    best: list[Tensor]
+    optimiser: torch.optim.Adam
+    result: TrainResult
+    rng: np.random.Generator | None
+    memories: Sequence[Remembers]
+    step: int = 0  # the next
+    judged: bool = False  # the evaluation before it was made
+    misses: int = 0
+    running: float = 0.0
+    done: bool = False
+
+    def judge(self, value: float, keep_best: bool) -> None:
+        """Count an evaluation, and note the parameters that are the best so far."""
+        self.judged = True
+        if not keep_best:
+            self.result.best_value, self.result.best_step = value, self.step
+        elif value < self.result.best_value:
+            self.result.best_value, self.result.best_step, self.misses = value, self.step, 0
+            self.best = [p.detach().clone() for p in self.chosen]
+        else:
+            self.misses += 1
+
+    def state(self) -> State:
+        """Return it as plain values and tensors; a finished one without what only steps need."""
+        values = {
+            "step": self.step,
+            "judged": self.judged,
+            "misses": self.misses,
+            "running": self.running,
+            "done": self.done,
+            "result": vars(self.result),
+            "rng": None if self.rng is None else self.rng.bit_generator.state,
+        }
+        tensors = {"torch rng": torch.get_rng_state()}
+        for number, (parameter, best) in enumerate(zip(self.chosen, self.best, strict=True)):
+            tensors[f"{number} now"] = parameter
+            if not self.done:
+                tensors[f"{number} best"] = best
+                adam = self.optimiser.state.get(parameter, {})
+                tensors |= {f"{number} adam {name}": table for name, table in adam.items()}
+        for number, memory in enumerate(self.memories):
+            tensors |= {f"{number} of {name}": t for name, t in memory.remembered().items()}
+        return State(values, tensors)
+
+    def take(self, state: State) -> None:
+        """Put it back, bit for bit."""
+        values, tensors = state.values, state.tensors
+        for name in ("step", "judged", "misses", "running", "done"):
+            setattr(self, name, values[name])
+        vars(self.result).update(values["result"])
+        if self.rng is not None:
+            self.rng.bit_generator.state = values["rng"]
+        torch.set_rng_state(tensors["torch rng"])
+        with torch.no_grad():
+            for number, parameter in enumerate(self.chosen):
+                parameter.copy_(tensors[f"{number} now"])
+        if not self.done:
+            self.best = [
+                tensors[f"{number} best"].to(parameter, copy=True)
+                for number, parameter in enumerate(self.chosen)
+            ]
+            for number, parameter in enumerate(self.chosen):
+                adam = _named(tensors, f"{number} adam ")
+                if adam:
+                    self.optimiser.state[parameter] = {
+                        name: t.clone() if name == "step" else t.to(parameter, copy=True)
+                        for name, t in adam.items()
+                    }
+        for number, memory in enumerate(self.memories):
+            memory.remember(_named(tensors, f"{number} of "))
+
+
+def _note(log: Path | None, label: str, record: dict[str, float]) -> None:
+    if log is not None:
+        append_json(log, {"label": label, **record})
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _diverged(found: str, stage: Stage, step: int, learning_rate: float) -> NoReturn:
+    raise GnnrecError(
+        f"{stage.label}: {found} at step {step} with the learning rate {learning_rate:.3g}; lower "
+        "--learning-rate (train.learning_rate) or look for extreme values in the data"
+        + stage.where()
+    )
 
 
 def held_out_loss(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import importlib.util
 import math
 import multiprocessing
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from gnnrec.config import TransferConfig, with_settings, write_toml
 from gnnrec.device import derive_seed, resolve_device
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.evaluate import evaluate_scores
+from gnnrec.ledger import drop_part_line
 from gnnrec.sources import Log
 from gnnrec.space import Space, defaults_of, space_of
 from gnnrec.split import carve_validation
@@ -129,7 +132,7 @@ def tune(
         "split_sha256": prepared.split_sha256,
         "space": {name: repr(part) for name, part in space.items()},
     }
-    study = _open(out, config.seed, about)
+    study = _open(out, about)
     if not any(_is_defaults(t) and t.state.name in ("COMPLETE", "WAITING") for t in study.trials):
         study.enqueue_trial(defaults_of(space, config.model_dump()), {_DEFAULTS: True})
     deadline = math.inf if minutes is None else time.time() + 60.0 * minutes
@@ -141,8 +144,13 @@ def tune(
             workers, mp_context=multiprocessing.get_context("spawn")
         ) as pool:
             parts = [pool.submit(_work, job, n, None, workers) for n in range(workers)]
-            for part in parts:
-                part.result()
+            try:
+                for part in parts:
+                    part.result()
+            except BaseException:  # leaving the pool would wait for the whole search
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
     return _finish(study, space, config, out, about, time.perf_counter() - started, say)
 
 
@@ -170,7 +178,7 @@ def _work(job: _Job, number: int, repeats: list[Repeat] | None = None, workers: 
         prepared = prepare(job.log, job.checkpoint.text_encoder(str(where)), job.config)
         repeats = repeats_of(prepared, job.config)
     space = space_of(job.checkpoint.model(), job.retrain)
-    study = _open(job.out, job.config.seed + number, job.about)
+    study = _open(job.out, job.about)
 
     def objective(trial: optuna.Trial) -> float:
         settings = {name: part.suggest(trial, name) for name, part in space.items()}
@@ -188,13 +196,11 @@ def _work(job: _Job, number: int, repeats: list[Repeat] | None = None, workers: 
         n_ended = sum(t.state.is_finished() for t in study.trials)
         return job.n_trials is not None and n_ended >= job.n_trials
 
-    def stop(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        if enough():
-            study.stop()
-
-    left = None if math.isinf(job.deadline) else max(0.0, job.deadline - time.time())
-    if not enough():
-        study.optimize(objective, timeout=left, callbacks=[stop])
+    while not enough() and time.time() < job.deadline:
+        # What a trial draws depends on the ended ones alone: killed or not, a search is the same.
+        n_ended = sum(t.state.is_finished() for t in study.trials)
+        study.sampler = _sampler(derive_seed(job.config.seed, "trial", number, n_ended))
+        study.optimize(objective, n_trials=1)
 
 
 def repeats_of(prepared: Prepared, config: TransferConfig) -> list[Repeat]:
@@ -238,12 +244,18 @@ def require_tune_extra() -> None:
         raise ConfigError('tune needs Optuna, which is not installed: pip install "gnnrec[tune]"')
 
 
-def _open(out: Path, seed: int, about: dict[str, Any]) -> optuna.Study:
+def _open(out: Path, about: dict[str, Any]) -> optuna.Study:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(out / _JOURNAL)))
+    lock = _Lock(out / _JOURNAL)
+    lock.acquire()
+    try:
+        drop_part_line(out / _JOURNAL)
+    finally:
+        lock.release()
+    storage = JournalStorage(JournalFileBackend(str(out / _JOURNAL), lock))  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=_PRUNED)
@@ -251,7 +263,6 @@ def _open(out: Path, seed: int, about: dict[str, Any]) -> optuna.Study:
         study_name=_STUDY,
         storage=storage,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
         pruner=pruner,
         load_if_exists=True,
     )
@@ -265,6 +276,29 @@ def _open(out: Path, seed: int, about: dict[str, Any]) -> optuna.Study:
             "name another folder with --out"
         )
     return study
+
+
+class _Lock:
+    """Optuna's lock on a journal as one that ends with its process: its own outlives a kill."""
+
+    def __init__(self, journal: Path) -> None:
+        self.path, self.file = journal.with_suffix(".lock"), -1
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        self.file = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Give it up."""
+        os.close(self.file)
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=8)
 
 
 def _is_defaults(trial: optuna.Trial | optuna.trial.FrozenTrial) -> bool:
@@ -292,7 +326,8 @@ def _finish(
 ) -> Tuned:
     import optuna
 
-    done = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    ended = [t for t in study.trials if t.state.is_finished()]  # not what was killed
+    done = [t for t in ended if t.state == optuna.trial.TrialState.COMPLETE]
     if not any(map(_is_defaults, done)):
         raise ConfigError(
             "tune: found no finished trial of the defaults, expected one; give it more --minutes"
@@ -301,7 +336,7 @@ def _finish(
     best = max(done, key=lambda t: (t.value or 0.0, -t.number))
     gap = _values(out, best.number) - _values(out, defaults.number)
     error = float(gap.std(ddof=1) / math.sqrt(len(gap))) if len(gap) > 1 else math.inf
-    bar = float(norm.isf(_CHANCE / max(len(study.trials) - 1, 1)))
+    bar = float(norm.isf(_CHANCE / max(len(ended) - 1, 1)))
     taken = best.number != defaults.number and float(gap.mean()) > bar * error
     settings = dict(best.params) if taken else {}
     importance: dict[str, float] = {}
@@ -314,7 +349,7 @@ def _finish(
         "source": about["source"],
         "target": about["target"],
         "split_sha256": about["split_sha256"],
-        "n_trials": len(study.trials),
+        "n_trials": len(ended),
         "n_finished": len(done),
         "n_pruned": sum(t.state == optuna.trial.TrialState.PRUNED for t in study.trials),
         "measure": f"{MEASURE}, mean of {N_REPEATS} cuts of the training interactions",
@@ -333,10 +368,10 @@ def _finish(
     with whole_file(out / "tuned.toml") as path:
         write_toml(tuned, path)
     with whole_file(out / "trials.csv") as path:
-        study.trials_dataframe(("number", "value", "params", "state", "duration")).to_csv(
-            path, index=False
-        )
-    write_json(out / "tuned.json", report)
+        frame = study.trials_dataframe(("number", "value", "params", "state", "duration"))
+        frame[frame["number"].isin([t.number for t in ended])].to_csv(path, index=False)
+    with whole_file(out / "tuned.json") as path:
+        write_json(path, report)
     say(
         f"{len(done)} trials finished, {report['n_pruned']} pruned; defaults {defaults.value:.4f}, "
         f"best {best.value:.4f} (+{gap.mean():.4f}, standard error {error:.4f}): "

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.errors import CheckpointError
 from gnnrec.storage import seal
+from gnnrec.tensors import read_tensors
 
 FILES = ["README.md", "config.json", "golden.safetensors", "model.safetensors", "training.json"]
 
@@ -31,7 +32,7 @@ def edit_json(folder: Path, **values: object) -> None:
 
 def edit_weights(folder: Path, change) -> None:
     path = folder / "model.safetensors"
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     change(tensors)
     save_file(tensors, path)
     seal(folder)

@@ -17,6 +17,9 @@ ROOT = Path(gnnrec.__file__).parent
 # From top to bottom, the way the data goes. A new file gets its place here.
 ORDER = [
     "errors",
+    "signals",
+    "storage",
+    "ledger",
     "config",
     "device",
     # the interaction log
@@ -71,6 +74,7 @@ ORDER = [
     "episodes",
     "variation",
     "lessons",
+    "resume",
     "train",
     "text_tuning",
     "baselines.base",
@@ -83,10 +87,8 @@ ORDER = [
     "search",
     "calibrate",
     "pretrain",
-    "storage",
     "tensors",
     "convert",
-    "ledger",
     "checkpoint",
     "hub",
     "zoo",

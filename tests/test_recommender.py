@@ -12,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from gnnrec.config import TransferConfig
 from gnnrec.errors import CheckpointError, ConfigError, DataError
 from gnnrec.recommender import Recommender
 from gnnrec.storage import seal
+from gnnrec.tensors import read_tensors
 
 
 def pairs(frame: pd.DataFrame) -> set[tuple]:
@@ -180,7 +181,7 @@ def edit_table(name: str, **columns: object):
 
 def edit_vectors(change):
     def apply(folder: Path) -> None:
-        tensors = load_file(folder / "vectors.safetensors")
+        tensors = read_tensors(folder / "vectors.safetensors")
         tensors["users"] = change(tensors["users"]).contiguous()
         save_file(tensors, folder / "vectors.safetensors")
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TRAIN
 
@@ -39,6 +40,37 @@ def test_a_search_goes_on_where_it_was_and_writes_what_a_transfer_takes(checkpoi
     assert load_config(TransferConfig, tmp_path / "tuned.toml", {}) == second.config
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 6
     assert json.loads((tmp_path / "tuned.json").read_text())["kept"] in ("best", "defaults")
+
+
+def test_a_search_that_is_killed_draws_what_it_would_have_drawn(
+    checkpoint, log, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    calls = 0
+
+    def measured(checkpoint, repeat, config, device):
+        nonlocal calls
+        calls += 1
+        if calls in deadly:
+            raise Killed
+        rng = np.random.default_rng([len(repeat.train), round(1e6 * config.train.learning_rate)])
+        return 0.4 + 0.1 * rng.standard_normal(30)
+
+    monkeypatch.setattr(tune_module, "measured", measured)
+    found = []
+    for deadly in (set(), {2, 9, 21}):
+        out, calls = tmp_path / str(len(deadly)), 0
+        for _ in range(len(deadly)):
+            with pytest.raises(Killed):
+                tune(checkpoint, log, CONFIG, out, n_trials=10, device="cpu")
+            with (out / "journal.log").open("a") as file:
+                file.write('{"op_code": 5, "half')
+        report = tune(checkpoint, log, CONFIG, out, n_trials=10, device="cpu").report
+        frame = pd.read_csv(out / "trials.csv").drop(columns=["number", "duration"])
+        found.append((report | {"seconds": 0}, frame.to_csv()))
+    assert found[0] == found[1]
 
 
 def test_the_same_seed_finds_the_same(checkpoint, log, tmp_path):
