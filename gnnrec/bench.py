@@ -39,7 +39,7 @@ from gnnrec.machine import machine, reset_peak_memory
 from gnnrec.materials import Materials, Say
 from gnnrec.plan import Task, Waiting, chosen, parse_only, part_sha256, plan, run_id
 from gnnrec.scenarios import prepare_scenario, shuffled_text, with_text
-from gnnrec.storage import whole_file
+from gnnrec.storage import clear_left, whole_file
 from gnnrec.suite import SHUFFLED, Scenario, Suite, family
 from gnnrec.transfer import adapt
 from gnnrec.trials import Settings, as_json, nearer, settings_to_try
@@ -101,6 +101,8 @@ class _Bench:
         self.materials = Materials(suite, out / "checkpoints", device, mirror, say)
         self.materials.check()
         (out / "per_user").mkdir(exist_ok=True)
+        for folder in (out / "per_user", out / "checkpoints"):
+            clear_left(folder)
         self.runs = Ledger(out / "runs.csv", RUN_COLUMNS)
         self.buckets = Ledger(out / "buckets.csv", BUCKET_COLUMNS)
         self.curves = Ledger(out / "curves.csv", CURVE_COLUMNS)

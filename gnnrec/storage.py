@@ -42,7 +42,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     check_replaceable(target)
     with _told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        clear_left(target)
+        clear_left(target.parent, target.name)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.{_OURS}", dir=target.parent))
     try:
         with _told(target), _locked(work):
@@ -78,13 +78,15 @@ def _exchange(work: Path, target: Path) -> None:
     _to_disk(target.parent)
 
 
-def clear_left(target: Path) -> None:
-    """Remove what killed processes left of writing the target, or of the one it took the place of.
+def clear_left(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left of writing an output of that name, or any, in a folder.
 
     A living writer holds a lock. An earlier output that was moved away and not replaced is put
     back.
     """
-    for path in target.parent.glob(f".{glob.escape(target.name)}.{_OURS}*"):
+    pattern = name if name == "*" else glob.escape(name)
+    for path in folder.glob(f".{pattern}.{_OURS}*"):
+        target = folder / path.name[1:].rpartition(f".{_OURS}")[0]
         try:
             with _locked(path):
                 if path.name.endswith(_OLD) and not target.exists():
@@ -165,7 +167,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise ConfigError(f"{target}: found a folder, expected a file to write; name another")
     with _told(target):
-        clear_left(target)
+        clear_left(target.parent, target.name)
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name}.{_OURS}", suffix=target.suffix, dir=target.parent
         )

@@ -29,7 +29,7 @@ from gnnrec.ledger import drop_part_line
 from gnnrec.sources import Log
 from gnnrec.space import Space, defaults_of, space_of
 from gnnrec.split import carve_validation
-from gnnrec.storage import whole_file, write_json
+from gnnrec.storage import clear_left, whole_file, write_json
 from gnnrec.transfer import Target, adapt
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def tune(
     repeats = repeats_of(prepared, config)  # refuses what is too small before anything is written
     out.mkdir(parents=True, exist_ok=True)
     (out / "values").mkdir(exist_ok=True)
+    clear_left(out / "values")  # of a killed trial, whose number no other has
     about = {
         "source": checkpoint.name,
         "target": log.name,

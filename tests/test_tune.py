@@ -67,9 +67,11 @@ def test_a_search_that_is_killed_draws_what_it_would_have_drawn(
                 tune(checkpoint, log, CONFIG, out, n_trials=10, device="cpu")
             with (out / "journal.log").open("a") as file:
                 file.write('{"op_code": 5, "half')
+            (out / "values" / ".1.npy.gnnrec-ab12cd34.npy").touch()
         report = tune(checkpoint, log, CONFIG, out, n_trials=10, device="cpu").report
         frame = pd.read_csv(out / "trials.csv").drop(columns=["number", "duration"])
         found.append((report | {"seconds": 0}, frame.to_csv()))
+        assert not list((out / "values").glob(".*"))
     assert found[0] == found[1]
 
 

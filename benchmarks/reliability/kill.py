@@ -282,7 +282,7 @@ def kill_often(command: Command, home: Path, kills: int, until: float, seed: int
             count.starts += 1
             pid = start(command, out, home / "said")
             last = time.monotonic() >= until
-            limit = draw.uniform(0.02, 0.4) * typical * 1.1**tries  # to get somewhere in the end
+            limit = draw.uniform(0.02, 0.4) * typical * 1.03**tries  # to get somewhere in the end
             code = ended(pid, None if last else limit)
             count.resumed += "goes on at step" in (home / "said").read_text()
             done = look(count, command, out, done)
