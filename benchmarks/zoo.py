@@ -7,8 +7,8 @@
 Models pretrained on sources whose licences allow passing on what was learned from them (CC0, MIT,
 CC BY, CC BY-SA; nothing of MovieLens, Gowalla or Yelp). They carry no item table. What the channel
 blends hold is how to weigh a graph's layers, under a thousand numbers; what the collaborative
-filter holds is how to read texts and how to join them; neither has a row, id or text of a source. A
-row each goes to benchmarks/results/zoo.csv when all are made.
+filter and the two towers hold is how to read texts and how to join them; none has a row, id or text
+of a source. A row each goes to benchmarks/results/zoo.csv when all are made.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ RECIPES: dict[str, tuple[tuple[str, ...], bool]] = {  # name -> sources, whether
     "channels.films": (("movietweetings-100k",), True),
     "channels.fiction": (("ifdb",), True),
     "neumf.text": (ALL, True),
+    "two-tower.text": (ALL, True),
 }
 ALLOWED = ("CC0", "MIT", "CC BY")  # beginnings of licences
 MAX_BYTES = 2_000_000
+_LOOPS = ("weigh", "train", "text")
 
 
 def settings(encoder: str, text: bool, quick: bool) -> PretrainConfig:
@@ -48,6 +50,8 @@ def settings(encoder: str, text: bool, quick: bool) -> PretrainConfig:
     model: dict[str, Any] = {"encoder": encoder}
     if text:
         model |= {"text_model": DEFAULT_TEXT_MODEL, "text_dim": TextEncoder().dim}
+    if encoder == "two-tower":
+        model["text_layers"] = 1
     config = PretrainConfig(
         model=ModelConfig.model_validate(model),
         keep_low=0.02,
@@ -58,10 +62,8 @@ def settings(encoder: str, text: bool, quick: bool) -> PretrainConfig:
     if not quick:
         return config
     few = {"max_steps": 20, "evaluate_every": 10}
-    weigh, train = (part.model_copy(update=few) for part in (config.weigh, config.train))
-    return config.model_copy(
-        update={"n_lessons": 4, "max_users": 600, "weigh": weigh, "train": train}
-    )
+    parts = {name: getattr(config, name).model_copy(update=few) for name in _LOOPS}
+    return config.model_copy(update={"n_lessons": 4, "max_users": 600, **parts})
 
 
 def make(name: str, out: Path, quick: bool) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def make(name: str, out: Path, quick: bool) -> dict[str, Any]:
         "sources": " ".join(sources),
         "text": text,
         "n_interactions": sum(source["n_interactions"] for source in record["sources"]),
-        "n_numbers": sum(tensor.numel() for tensor in loaded.state.values()),
+        "n_numbers": sum(t.numel() for t in (*loaded.state.values(), *loaded.text.values())),
         "bytes": about["bytes"],
         "steps": record["steps"],
         "best_step": record["best_step"],

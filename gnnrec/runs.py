@@ -49,7 +49,8 @@ def pretrain_run(
                 f"source {log.name} has no text and the encoder reads text; leave it out, "
                 "give --items, or pretrain with --no-text"
             )
-    features = time.perf_counter() - started
+    text_seconds = 0.0 if tuned is None else tuned.seconds
+    features = time.perf_counter() - started - text_seconds
     sources = [
         Source(
             log.name,
@@ -69,7 +70,7 @@ def pretrain_run(
         **result.summary(),
         "seconds": {
             "features": round(features, 3),
-            "text": round(0.0 if tuned is None else tuned.seconds, 3),
+            "text": round(text_seconds, 3),
             "train": round(result.seconds, 3),
             "total": round(time.perf_counter() - started, 3),
         },
