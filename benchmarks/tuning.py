@@ -1,7 +1,7 @@
 """What a quarter of an hour of `gnnrec tune` brings, on five targets, against the defaults.
 
     python benchmarks/tuning.py                            # 15 minutes a target, then the tests
-    python benchmarks/tuning.py --target ml-100k --minutes 2 --out /tmp/tuning
+    python benchmarks/tuning.py --target ml-100k --minutes 2 --out runs/try
 
 A fifth of each target's training interactions is kept. The search sees nothing else: it cuts them
 three times (`validation` columns: best trial, defaults, and the difference with its standard error

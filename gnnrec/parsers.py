@@ -39,8 +39,7 @@ _DAMAGED = (
     lzma.LZMAError,
     OSError,
     EOFError,
-    NotImplementedError,
-    RuntimeError,
+    RuntimeError,  # of which the one for a compression that zipfile does not know is a kind
     ValueError,
     struct.error,
 )

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import scipy
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from gnnrec.errors import CheckpointError, ConfigError, GnnrecError
@@ -189,7 +190,7 @@ def _digest(about: Mapping[str, Any]) -> str:
 def _write(path: Path, state: State) -> None:
     """Write a state whole: the sha256 of what follows, a line of JSON, a safetensors file."""
     tables = {name: t.detach().cpu().contiguous() for name, t in state.tensors.items()}
-    body = json.dumps(state.values).encode() + b"\n" + safetensors.torch.save(tables)
+    body = json.dumps(state.values).encode() + b"\n" + bytes_of(tables)
     with whole_file(path) as work:
         work.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
@@ -199,4 +200,4 @@ def _read(path: Path) -> State:
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError("its sha256 is not the one at its head")
     line, _, tables = body.partition(b"\n")
-    return State(json.loads(line), safetensors.torch.load(tables))
+    return State(json.loads(line), tensors_of(tables))

@@ -74,7 +74,7 @@ class TextTail(nn.Module):
     list of layers. What the layers below make of a text is constant and computed once.
 
     Args:
-        encoder: What sentence-transformers loaded; not changed.
+        encoder: What sentence-transformers loaded; taken over, and changed by `start`.
         n_layers: K.
         rank: Of each linear map's difference.
         start: Differences to begin with; those of layers below stay as they are.
@@ -91,7 +91,6 @@ class TextTail(nn.Module):
         start: Delta | None = None,
     ) -> None:
         super().__init__()
-        encoder = copy.deepcopy(encoder)
         self._whole = [encoder]  # in a list: not a part of this model
         whole = transformer(encoder)
         place, layers = _layers(whole)
@@ -245,8 +244,7 @@ def check_delta(delta: Delta) -> None:
     """
     names = {key.rpartition(".")[0] for key in delta}
     for name in names:
-        pair = [delta.get(f"{name}.{half}") for half in ("up", "down")]
-        up, down = pair
+        up, down = delta.get(f"{name}.up"), delta.get(f"{name}.down")
         if (
             not name.partition(".")[0].isdigit()
             or up is None
@@ -273,11 +271,6 @@ def transformer(encoder: SentenceTransformer) -> Any:  # noqa: ANN401 (a model o
     """Return the transformer that makes the token vectors."""
     first: Any = next(iter(encoder))
     return first.auto_model
-
-
-def n_layers(encoder: SentenceTransformer) -> int:
-    """How many layers there are for text:K."""
-    return len(_layers(transformer(encoder))[1])
 
 
 def _layers(model: nn.Module) -> tuple[str, nn.ModuleList]:

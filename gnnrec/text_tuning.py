@@ -71,9 +71,9 @@ class OwnText:
 class _Log:
     """A task as training reads it: items with texts only, their hidden states and vectors.
 
-    A user is the mean of the vectors of some of its items. Those come from a
-    memory that each batch renews for the items in it (cross-batch memory, Wang et al. 2020): the
-    encoder moves slowly, and one batch of texts is all that a step pays for.
+    A user is the mean of the vectors of some of its items. Those come from a memory that each batch
+    renews for the items in it (cross-batch memory, Wang et al. 2020): the encoder moves slowly, and
+    one batch of texts is all that a step pays for.
     """
 
     def __init__(self, task: TextTask, tail: TextTail, seed: int) -> None:

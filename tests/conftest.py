@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,12 @@ import pytest
 from gnnrec import cli
 from gnnrec.config import ModelConfig, PretrainConfig, TrainConfig, TransferConfig
 
+# Of tests that open a page: GNNREC_CHROMIUM names a browser to use.
+CHROMIUM = os.environ.get("GNNREC_CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
+SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"
+)
 TRAIN = TrainConfig(max_steps=6, evaluate_every=3, n_negatives=20, batch_size=32)
 
 
@@ -30,6 +38,16 @@ def make_log(
             {"user_id": "u" + frame.user_id.astype(str), "item_id": "i" + frame.item_id.astype(str)}
         )
     return frame.assign(timestamp=np.arange(len(frame)) + 1_000_000)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as run:
+        opened = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

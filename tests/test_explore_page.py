@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
+from conftest import SIZES, needs_chromium
 from made_shop import EVIL, made_shop
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install playwright)")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from gnnrec.explore import Server, open_explorer
 
-CHROMIUM = os.environ.get("GNNREC_CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
-SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
 SHOWN = "#view[aria-busy=false]"
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +36,6 @@ def address(checkpoint, frame, transfer_config, tmp_path_factory):
         yield server.url
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as run:
-        opened = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(params=sorted(SIZES))

@@ -144,13 +144,18 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
-def test_it_is_read_without_a_word(here, run, name):
-    content, counts = ACCEPTED[name]
+def checked(here, run, name, content):
+    """What `data check` finds in a file that can be used, and what it says."""
     put(here, name, content)
     code, out, err = run("data", "check", name, "--json")
     assert code == 0, err
-    found = json.loads(out)
+    return json.loads(out), err
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_it_is_read_without_a_word(here, run, name):
+    content, counts = ACCEPTED[name]
+    found, err = checked(here, run, name, content)
     assert (found["n_users"], found["n_items"], found["n_interactions"]) == counts
     assert found["notes"] == [] and not notes_of(err)
 
@@ -158,11 +163,9 @@ def test_it_is_read_without_a_word(here, run, name):
 @pytest.mark.parametrize("name", NOTED)
 def test_it_is_read_and_what_is_odd_is_said(here, run, name):
     content, piece = NOTED[name]
-    put(here, name, content)
-    code, out, err = run("data", "check", name, "--json")
-    assert code == 0, err
+    found, err = checked(here, run, name, content)
     (note,) = notes_of(err)
-    assert piece in note and json.loads(out)["notes"] == [note.removeprefix("note: ")]
+    assert piece in note and found["notes"] == [note.removeprefix("note: ")]
     assert len(note) < 300
 
 

@@ -6,39 +6,24 @@ GNNREC_SCREENSHOTS names a folder for pictures to look at; GNNREC_CHROMIUM a bro
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
+from conftest import SIZES, needs_chromium
 from made_suite import made_suite
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install playwright)")
 pytest.importorskip("matplotlib", reason="the [report] extra is not installed")
 
-from playwright.sync_api import sync_playwright
-
 from gnnrec.suite_report import report_command
 
-CHROMIUM = os.environ.get("GNNREC_CHROMIUM") or shutil.which("chromium") or shutil.which("chrome")
-SIZES = {"wide": (1280, 800), "narrow": (390, 844)}
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory) -> Path:
     folder = made_suite(tmp_path_factory.mktemp("page"), encoders=("lightgcn", "graphsage"))
     return Path(report_command(folder, None, lambda *lines: None)["html"])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as run:
-        opened = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(params=sorted(SIZES))

@@ -239,8 +239,8 @@ def test_a_text_encoder_is_pretrained_retrained_saved_and_used_on_new_items(
     assert np.abs(vectors["scratch"] - source_made).max() > 1e-3
 
 
-def test_what_the_test_part_says_is_not_learned(folder, tmp_path):
-    """Text layers see training rows alone: another test part, the same differences."""
+def test_held_out_edges_train_nothing(folder):
+    """Text layers learn from training rows alone: other held-out edges, the same differences."""
     task = task_of()
     delta = tune_text([task], TextEncoder(folder), 1, FEW, 0, fixed_steps=4)[0]
     other = replace(task, held_out=(task.held_out[0][::-1].copy(), task.held_out[1]))
