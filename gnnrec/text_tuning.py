@@ -234,7 +234,8 @@ def tune_text(
     torch.manual_seed(derive_seed(seed, "text"))
     tail = TextTail(encoder.base(), n_layers, RANK, encoder.delta)
     model = _TwoTowers(tail)
-    logs = [_Log(task, tail, seed) for task in tasks]
+    # Nothing is read of the texts where nothing is to be trained.
+    logs = [] if fixed_steps == 0 else [_Log(task, tail, seed) for task in tasks]
     logs = [part for part in logs if len(part.users)]
     names = [f"tail.low_rank.{name}" for name, _ in tail.low_rank.named_parameters()]
     last = tail.first + n_layers - 1
@@ -243,7 +244,7 @@ def tune_text(
         for name, _ in tail.low_rank.named_parameters()
     }
     result = TrainResult()
-    if logs and fixed_steps != 0:
+    if logs:
         for part in logs:
             part.renew(tail)
         judged = [part for part in logs if len(part.held_out[0])]
