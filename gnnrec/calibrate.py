@@ -19,8 +19,8 @@ from gnnrec.device import numpy_generator
 from gnnrec.episodes import Source, sample_episode
 from gnnrec.features import GraphInput, text_table
 from gnnrec.lessons import Lesson, lesson, ndcg_loss, user_ndcg
+from gnnrec.loop import TrainResult, optimise
 from gnnrec.sampling import Episode
-from gnnrec.train import TrainResult, optimise
 from gnnrec.variation import made_bridge, made_text
 
 _VALIDATION_SHARE = 0.15

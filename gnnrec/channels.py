@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from gnnrec.bridge import Matched
-from gnnrec.features import GraphInput, Spectrum
+from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter, unit
 from gnnrec.newcomers import Arrived, Newcomers, Rows
 from gnnrec.propagate import SparseOperator, to_torch_csr
 from gnnrec.scores import ScoreVectors, rows_of
+from gnnrec.spectrum import Spectrum
 
 NAMES = ("filter", "low16", "low64", "ridge", "text", "deep_text", "bridge")
 PROFILE_EXPONENT = 0.3

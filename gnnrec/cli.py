@@ -45,6 +45,8 @@ _CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 _NOTHING_HALF = "nothing is left half-written, and the same command again goes on or begins anew"
 
+_TOGETHER = ("pretrain", "transfer", "recommend")
+
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
 app = typer.Typer(
@@ -68,6 +70,7 @@ def main() -> None:
     for anything else.
     """
     try:
+        _check_launched()
         with listening():
             code = app(standalone_mode=False)
             sys.stdout.flush()
@@ -98,7 +101,23 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _check_launched() -> None:
+    """Where torchrun started several processes: whether the command shares its work among them."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return
+    if os.environ["RANK"] != "0":
+        os.environ["TQDM_DISABLE"] = "1"
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command not in _TOGETHER:
+        raise ConfigError(
+            f"torchrun: found the command {command!r}, expected one that several processes share: "
+            f"{', '.join(_TOGETHER)}; start it without torchrun"
+        )
+
+
 def _fail(message: str, code: int) -> int:
+    rank = os.environ.get("RANK", "0")
+    message = message if rank == "0" else f"process {rank}: {message}"
     print("error: " + printable(" ".join(message.split())), file=sys.stderr)  # noqa: T201
     return code
 
@@ -297,7 +316,7 @@ def recommend(
     json_: Json = False,
 ) -> None:
     """Recommend to the given users, or to all users of the log."""
-    from gnnrec.commands import recommend_command
+    from gnnrec.command_recommend import recommend_command
 
     frame, summary = recommend_command(
         folder, user, users, k, allow, exclude, include_seen, explain, out, device, say

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import PretrainConfig, TransferConfig, load_config, parse_retrain, write_toml
 from gnnrec.device import resolve_device
 from gnnrec.errors import ConfigError, DataError
-from gnnrec.ids import normalise_ids
 from gnnrec.interactions import Columns, Interactions
+from gnnrec.ranks import together
 from gnnrec.recommender import Recommender
 from gnnrec.resume import resumable
 from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
@@ -59,12 +57,13 @@ def pretrain_command(
         overrides |= {"model.text_model": model, "model.text_dim": TextEncoder(model).dim}
     config = load_config(PretrainConfig, config_file, overrides)
     about = _about("pretrain", config, device, logs)
-    with resumable(out, about, say):
-        checkpoint = pretrain_run(
-            logs, config, name=out.name, device=device, log_file=_training_log(out)
-        )
-        checkpoint.save(out)
-        _write_settings(config, out)
+    with together(str(resolve_device(device))) as ranks, resumable(out, about, say):
+        log_file = _training_log(out) if ranks.rank == 0 else None
+        checkpoint = pretrain_run(logs, config, name=out.name, device=device, log_file=log_file)
+        if ranks.rank == 0:
+            checkpoint.save(out)
+            _write_settings(config, out)
+        ranks.wait()
     record = checkpoint.training
     measure = f"validation loss {record['best_value']:.4f}"
     if config.model.encoder in ("graph-filter", "channels"):
@@ -116,7 +115,7 @@ def transfer_command(
     about = _about("transfer", config, device, [log])
     about["checkpoint"] = file_sha256(folder / MANIFEST)
     about["test"] = test if not isinstance(held_out, Interactions) else held_out_sha256(held_out)
-    with resumable(out, about, say):
+    with together(str(resolve_device(device))) as ranks, resumable(out, about, say):
         recommender, report = transfer_run(
             source,
             log,
@@ -124,10 +123,12 @@ def transfer_command(
             test=held_out,
             device=device,
             ks=cutoffs,
-            log_file=_training_log(out),
+            log_file=_training_log(out) if ranks.rank == 0 else None,
         )
-        recommender.save(out)
-        _write_settings(config, out)
+        if ranks.rank == 0:
+            recommender.save(out)
+            _write_settings(config, out)
+        ranks.wait()
     if test != "none" and not report["metrics"]:
         say("note: the log is too small to hold anything out; there are no metrics")
     counts = report["parameters"]
@@ -187,124 +188,6 @@ def evaluate_command(
     return report
 
 
-def recommend_command(
-    folder: Path,
-    user: list[str] | None,
-    users: Path | None,
-    k: int,
-    allow: Path | None,
-    exclude: Path | None,
-    include_seen: bool,
-    explain: bool,
-    out: Path | None,
-    device: str,
-    say: Say,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Recommend, write the lists if asked, and return them with a summary."""
-    if out is not None and out.suffix.lower() not in (".parquet", ".csv"):
-        raise ConfigError(f"--out {out}: found suffix {out.suffix!r}, expected .parquet or .csv")
-    recommender = Recommender.load(folder, device)
-    log = recommender.log
-    wanted = [raw.strip() for raw in user] if user else None
-    if wanted is not None and "" in wanted:
-        raise ConfigError(
-            "--user: found an empty id, expected the id of a user; leave it out for all"
-        )
-    if users is not None:
-        wanted = (wanted or []) + read_ids(users, log.columns.user)
-    lists: dict[str, list[str] | None] = {"allow": None, "exclude": None}
-    for name, file in (("allow", allow), ("exclude", exclude)):
-        if file is not None:
-            lists[name] = ids = read_ids(file, log.columns.item)
-            unknown = int((log.item_codes(ids) < 0).sum())
-            if name == "allow" and unknown == len(ids):
-                raise DataError(
-                    f"{file}: found no item of the catalogue ({ids[0]!r}), expected ids such as "
-                    f"{str(log.item_ids[0])!r}; check its ids"
-                )
-            if unknown:
-                say(f"note: {unknown} of {len(ids)} ids in {file} are not in the catalogue")
-    if wanted is not None:
-        wanted = list(dict.fromkeys(wanted))
-    frame = recommender.recommend(
-        _typed(wanted, log),
-        k,
-        include_seen=include_seen,
-        allow=lists["allow"],
-        exclude=lists["exclude"],
-    )
-    asked = log.n_users if wanted is None else len(wanted)
-    unknown_users = 0 if wanted is None else int((log.user_codes(wanted) < 0).sum())
-    if unknown_users:
-        say(f"note: {unknown_users} of {asked} users are unknown and get popular items")
-    served = int(frame[log.columns.user].nunique())
-    if served < asked:
-        say(f"note: {asked - served} users have no item left to recommend")
-    frame, told = frame.drop(columns="known"), []
-    if explain:
-        told = recommender.explainer.lists(frame)
-        frame["why"] = [" ".join(one.words) for one in told]
-    if out is not None:
-        with whole_file(out) as path:
-            if out.suffix.lower() == ".csv":
-                frame.to_csv(path, index=False)
-            else:
-                frame.to_parquet(path, index=False)
-        say(f"{len(frame)} rows for {served} users -> {out}")
-    return frame, {
-        "n_users": asked,
-        "n_unknown_users": unknown_users,
-        "n_rows": len(frame),
-        "k": k,
-        "out": None if out is None else str(out),
-        "columns": [str(name) for name in frame.columns],
-        **({"explanations": [one.plain() for one in told]} if explain and out is None else {}),
-    }
-
-
-def read_ids(path: Path, column: str) -> list[str]:
-    """Read ids: the named column of a table, or one id a line.
-
-    Raises:
-        DataError: The file is missing, empty, or a table without that column.
-    """
-    if path.suffix.lower() in _TABLE_SUFFIXES:
-        frame = read_table(path)
-        if column in frame.columns:
-            ids = _cells(frame[column])
-        elif len(frame.columns) == 1:
-            ids = [str(frame.columns[0]), *_cells(frame.iloc[:, 0])]
-        else:
-            raise DataError(
-                f"{path}: found the columns {', '.join(map(str, frame.columns))}, expected "
-                f"{column!r}; rename one, or give a text file with one id a line"
-            )
-    else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-        except OSError as error:
-            raise DataError(
-                f"{path}: found {str(error.strerror).lower()}, expected a file of ids; check it"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: found the byte 0x{error.object[error.start]:02x}, expected UTF-8 text; "
-                "save the file as UTF-8"
-            ) from error
-        ids = [line.strip() for line in lines if line.strip()]
-        if ids and ids[0] == column:
-            ids = ids[1:]
-    if not ids:
-        raise DataError(f"{path}: found no id, expected one a line; leave the option out for all")
-    return ids
-
-
-def _cells(column: pd.Series) -> list[str]:
-    """Return the ids of a column as text, without missing ones; 1.0 is the id 1."""
-    ids, _ = normalise_ids(column.dropna())
-    return [text for value in ids if (text := str(value).strip())]
-
-
 def _read_test(
     path: Path,
     log: Interactions,
@@ -330,19 +213,6 @@ def _read_test(
         frame = frame[wanted]
         frame.attrs.update(attributes)
     return Interactions.from_frame(frame, columns, min_weight, str(path))
-
-
-def _typed(users: list[str] | None, log: Interactions) -> list[Any] | None:
-    """Give known users the log's own id; the output has one type, text where integers cannot be."""
-    if users is None:
-        return None
-    ids = [
-        log.user_ids[code] if code >= 0 else raw
-        for raw, code in zip(users, log.user_codes(users).tolist(), strict=True)
-    ]
-    if log.user_ids.dtype == object or all(_INTEGER.fullmatch(str(value)) for value in ids):
-        return [type(log.user_ids[0])(value) for value in ids]
-    return [str(value) for value in ids]
 
 
 def _check_out(out: Path, config_file: Path | None) -> None:

@@ -12,7 +12,8 @@ import torch
 from gnnrec.config import PretrainConfig
 from gnnrec.edge_texts import EdgeTexts
 from gnnrec.features import GraphInput, text_table
-from gnnrec.graph import BipartiteGraph
+from gnnrec.graph import BipartiteGraph, graph_of
+from gnnrec.ranks import current
 from gnnrec.sampling import Episode
 
 MIN_EDGES = 50
@@ -95,7 +96,7 @@ def sample_episode(
     order = rng.permutation(int(hidden.sum()))
     episode = Episode(
         GraphInput(
-            BipartiteGraph(users[visible], items[visible], len(raw_users), len(raw_items)),
+            graph_of(users[visible], items[visible], len(raw_users), len(raw_items), current()),
             text_table(text, len(raw_items)),
             edge_text=None if written is None else written.part(user_codes, raw_items),
             spectral_rank=config.model.spectral_rank,

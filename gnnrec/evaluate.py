@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from gnnrec.metrics import (
     beyond_accuracy,
@@ -16,6 +17,7 @@ from gnnrec.metrics import (
     per_user_metrics,
     summarise,
 )
+from gnnrec.ranks import current
 from gnnrec.scores import ScoreVectors
 
 
@@ -57,7 +59,8 @@ def evaluate_scores(
         ks: Cut-offs.
 
     Returns:
-        See `Results`. Cost: O(test users x n_items x d) time, a chunk of scores in memory.
+        See `Results`. Cost: O(test users x n_items x d) time, a chunk of scores in memory. Several
+        ranks share the users among them.
     """
     n_users, n_items = seen.shape
     users = np.unique(test_users)
@@ -68,7 +71,10 @@ def evaluate_scores(
     )
     relevant.sum_duplicates()
     index = np.asarray(users)
-    _, top = scores.of(index).top_k(max(ks), seen=sp.csr_array(seen[index]))
+    ranks = current()
+    mine = index[ranks.block(len(index))]
+    _, top = scores.of(mine).top_k(max(ks), seen=sp.csr_array(seen[mine]))
+    top = ranks.gathered(torch.from_numpy(top), len(index)).numpy()
     per_user = per_user_metrics(top, relevant, ks)
     item_degrees = np.bincount(seen.indices, minlength=width).astype(np.int64)
     user_degrees = np.diff(seen.indptr)[index]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,26 +19,17 @@ import torch
 from torch import Tensor
 
 from gnnrec import edge_texts
-from gnnrec.device import numpy_generator, torch_generator
+from gnnrec.device import numpy_generator
 from gnnrec.edge_texts import EdgeTexts
 from gnnrec.errors import ConfigError
 from gnnrec.graph import BipartiteGraph
 from gnnrec.neighbours import Blocks, NeighbourSampler
 from gnnrec.propagate import SparseOperator, propagate
+from gnnrec.spectrum import Spectrum, TruncatedSVD
 
 _N_REFERENCE = 256
 _N_REFERENCE_ITEMS = 512
 _N_COMPONENTS = 128
-_SUBSPACE_STEPS = 3
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Truncated SVD of D_u^-1/2 R D_i^-1/2: user (n_users, r), sigma (r,), item (n_items, r)."""
-
-    user: Tensor
-    sigma: Tensor
-    item: Tensor
 
 
 class GraphInput:
@@ -70,6 +61,7 @@ class GraphInput:
         compact: bool = False,
     ) -> None:
         self.graph = graph
+        self.ranks = graph.ranks
         self.compact = compact
         self.device = torch.device(device)
         self.spectral_rank = spectral_rank
@@ -128,17 +120,25 @@ class GraphInput:
     @cached_property
     def adjacency(self) -> SparseOperator:
         """The symmetrically normalised user-item matrix as an operator."""
-        return SparseOperator(self.graph.normalised, self.device)
+        return self.operator(self.graph.normalised)
 
     @cached_property
     def user_mean(self) -> SparseOperator:
         """Mean over a user's items, (n_users, n_items)."""
-        return SparseOperator(self.graph.user_mean, self.device)
+        return self.operator(self.graph.user_mean)
 
     @cached_property
     def item_mean(self) -> SparseOperator:
         """Mean over an item's users, (n_items, n_users)."""
-        return SparseOperator(self.graph.item_mean, self.device)
+        return SparseOperator(self.graph.item_mean, self.device, columns_over=self.ranks)
+
+    def operator(self, matrix: sp.csr_array) -> SparseOperator:
+        """Return a (n_users, n_items) matrix as an operator; other ranks have other users."""
+        return SparseOperator(matrix, self.device, rows_over=self.ranks)
+
+    def mean_user(self, users: Tensor) -> Tensor:
+        """(dim,) mean of the rows of all users, (n_users, dim), weighted by interactions."""
+        return self.ranks.sum(self.user_degrees @ users) / max(self.graph.all_edges, 1)
 
     @cached_property
     def neighbours(self) -> NeighbourSampler:
@@ -170,8 +170,8 @@ class GraphInput:
         """
         g = self.graph
         values = (
-            math.log1p(g.n_edges / max(g.n_users, 1)),
-            math.log1p(g.n_edges / max(g.n_items, 1)),
+            math.log1p(g.all_edges / max(g.all_users, 1)),
+            math.log1p(g.all_edges / max(g.n_items, 1)),
             math.log(max(g.n_items, 1)),
         )
         return torch.tensor(values, device=self.device) / 5.0
@@ -180,9 +180,7 @@ class GraphInput:
     def spectrum(self) -> Spectrum:
         """Leading singular triplets, padded with zeros up to `spectral_rank`.
 
-        Randomised subspace iteration (Halko et al. 2011, algorithms 4.4 and 5.1), as
-        `torch.svd_lowrank`, through our own product: twice as fast on Gowalla.
-        Cost: O((n_edges + (n_users + n_items) r) r).
+        See `gnnrec.spectrum`. Cost: O((n_edges + (n_users + n_items) r) r).
         """
         spectrum = self.decompose(self.adjacency)
         return Spectrum(spectrum.user, spectrum.sigma.clamp(0.0, 1.0), spectrum.item)
@@ -197,16 +195,16 @@ class GraphInput:
         key = (user_exponent, item_exponent)
         if self._filtered is None or self._filtered[0] != key:
             matrix = self.graph.by_degree(-user_exponent, -item_exponent)
-            operator = SparseOperator(matrix, self.device)
+            operator = self.operator(matrix)
             self._filtered = (key, operator, self.decompose(operator))
         return self._filtered[1:]
 
     def decompose(self, operator: SparseOperator) -> Spectrum:
         """Leading singular triplets of an operator on this graph. Cost: as `spectrum`."""
         if not self.compact:
-            return self._truncated_svd(operator)
+            return self._svd(operator)
         users, items, connected = self._connected(operator)
-        small = self._truncated_svd(connected)
+        small = self._svd(connected)
         tables = []
         for table, rows, n in (
             (small.user, users, self.graph.n_users),
@@ -221,48 +219,21 @@ class GraphInput:
         V / sigma only approaches it, where the iteration has not converged. Columns of singular
         values that are zero have no meaning. Cost: as `spectrum`, which it computes again.
         """
-        items = None
-        if self.compact:
-            _, items, operator = self._connected(operator)
-        users, before, triangle = self._user_basis(operator)  # A before = users triangle
-        left = torch.linalg.svd(torch.linalg.qr(operator.T(users))[1].T)[0]
-        inverse = torch.linalg.pinv(triangle.double(), rtol=1e-6).float()
-        rank = min(self.spectral_rank, *operator.shape)
-        table = (before @ (inverse @ left))[:, :rank]
-        table = torch.nn.functional.pad(table, (0, self.spectral_rank - rank))
-        if items is None:
-            return table
+        if not self.compact:
+            return self._svd.user_map(operator)
+        _, items, connected = self._connected(operator)
+        table = self._svd.user_map(connected)
         return table.new_zeros(self.graph.n_items, table.shape[1]).index_copy(0, items, table)
+
+    @property
+    def _svd(self) -> TruncatedSVD:
+        return TruncatedSVD(self.spectral_rank, self.seed, self.ranks)
 
     def _connected(self, operator: SparseOperator) -> tuple[Tensor, Tensor, SparseOperator]:
         """The users and items that have edges, and the operator on them alone."""
         users, items = (torch.nonzero(d)[:, 0] for d in (self.user_degrees, self.item_degrees))
         matrix = operator.scipy()[users.cpu().numpy()][:, items.cpu().numpy()]
         return users, items, SparseOperator(sp.csr_array(matrix), self.device)
-
-    def _user_basis(self, operator: SparseOperator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (users, items, R) of the last iteration, A items = users R, users orthonormal."""
-        width = min(min(self.spectral_rank, *operator.shape) + 16, *operator.shape)
-        # Drawn on the processor whatever the device, so that the seed decides.
-        start = torch.randn(operator.shape[1], width, generator=torch_generator(self.seed, "svd"))
-        items = start.to(self.device)
-        users, triangle = torch.linalg.qr(operator(items))
-        for _ in range(_SUBSPACE_STEPS):
-            items = torch.linalg.qr(operator.T(users))[0]
-            users, triangle = torch.linalg.qr(operator(items))
-        return users, items, triangle
-
-    def _truncated_svd(self, operator: SparseOperator) -> Spectrum:
-        rank = min(self.spectral_rank, *operator.shape)
-        users = self._user_basis(operator)[0]
-        items, small = torch.linalg.qr(operator.T(users))  # A^T users = items small
-        left, sigma, right = torch.linalg.svd(small.T)
-        pad = (0, self.spectral_rank - rank)
-        return Spectrum(
-            torch.nn.functional.pad((users @ left)[:, :rank], pad),
-            torch.nn.functional.pad(sigma[:rank], pad),
-            torch.nn.functional.pad((items @ right.T)[:, :rank], pad),
-        )
 
     def propagated_components(self, n_layers: int) -> tuple[list[Tensor | None], ...]:
         """As `propagated_text`, for the texts' leading principal components on this graph.
@@ -271,7 +242,7 @@ class GraphInput:
         """
         if n_layers not in self._components:
             assert self.text is not None, "the caller checks that there is text"
-            _, vectors = torch.linalg.eigh(self.text.T @ self.text)
+            vectors = self.ranks.same(torch.linalg.eigh(self.text.T @ self.text)[1])
             basis = vectors[:, -min(_N_COMPONENTS, vectors.shape[1]) :]
             profile = None if self.first_written is None else self.first_written @ basis
             self._components[n_layers] = self._propagate(self.text @ basis, profile, n_layers)
@@ -296,16 +267,22 @@ class GraphInput:
             first = self.adjacency(items) + profile
             later = propagate(self.adjacency, first, None, n_layers - 1)
             users, tables = [None, *later[0]], [items, *later[1]]
-        weights = self.user_degrees / self.user_degrees.sum().clamp_min(1.0)
-        return users, tables, [None if table is None else weights @ table for table in users]
+        means = [None if table is None else self.mean_user(table) for table in users]
+        return users, tables, means
 
     @cached_property
     def reference_users(self) -> Tensor:
-        """(m,) int64, up to 256 users with interactions, on which channel scales are measured."""
+        """(m,) int64, those of 256 users with interactions, or of all if they are fewer.
+
+        Channel scales are measured on them. Other ranks have the others.
+        """
         active = np.flatnonzero(self.graph.user_degrees)
-        if len(active) > _N_REFERENCE:
+        counts = self.ranks.counts(len(active))
+        if sum(counts) > _N_REFERENCE:
             rng = numpy_generator(self.seed, "reference")
-            active = np.sort(rng.choice(active, _N_REFERENCE, replace=False))
+            drawn = np.sort(rng.choice(sum(counts), _N_REFERENCE, replace=False))
+            drawn -= sum(counts[: self.ranks.rank])
+            active = active[drawn[(drawn >= 0) & (drawn < len(active))]]
         return torch.from_numpy(active).to(self.device)
 
     @cached_property
@@ -333,8 +310,7 @@ class GraphInput:
     @cached_property
     def spectral_user_mean(self) -> Tensor:
         """(r,) interaction-weighted mean of the rows of D_u^1/2 U."""
-        weights = self.user_degrees / self.user_degrees.sum().clamp_min(1.0)
-        return (weights * self.user_degrees.sqrt()) @ self.spectrum.user
+        return self.mean_user(self.user_degrees.sqrt()[:, None] * self.spectrum.user)
 
     def propagated_text(self, n_layers: int) -> tuple[list[Tensor | None], ...]:
         """Text after 0..n_layers LightGCN layers: user tables, item tables, mean user rows.

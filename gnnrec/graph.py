@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from gnnrec.errors import DataError
+from gnnrec.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -45,6 +46,24 @@ class BipartiteGraph:
         matrix = sp.csr_array((ones, pairs.indices, pairs.indptr), shape=pairs.shape)
         matrix.has_canonical_format = True
         self.user_items: sp.csr_array = matrix
+
+    ranks: Ranks = ALONE  # that hold the graph
+    first_user = 0  # the code, in the whole graph, of the first user that is here
+
+    @property
+    def all_users(self) -> int:
+        """Number of users of all ranks."""
+        return self.n_users
+
+    @property
+    def all_edges(self) -> int:
+        """Number of edges of all ranks."""
+        return self.n_edges
+
+    def local(self, users: np.ndarray) -> np.ndarray:
+        """(n,) bool: which of the codes of users, in the whole graph, are here."""
+        mine: np.ndarray = (users >= self.first_user) & (users < self.first_user + self.n_users)
+        return mine
 
     @property
     def n_users(self) -> int:
@@ -172,6 +191,57 @@ class BipartiteGraph:
             "item_gini": gini(self.item_degrees),
             "top_1_percent_item_share": _top_share(self.item_degrees, 0.01),
         }
+
+
+class GraphPart(BipartiteGraph):
+    """The edges of some consecutive users of a graph, the others' being on other ranks.
+
+    Users are counted from the first that is here; `item_degrees` are those of the whole graph.
+
+    Args:
+        users: (n_edges,) of the whole graph; blocks of users are cut evenly by their edges.
+        items: The same of the items.
+        n_users: Of the whole graph.
+        n_items: The same.
+        ranks: Who has the other users.
+    """
+
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, ranks: Ranks
+    ) -> None:
+        work = np.cumsum(np.bincount(users, minlength=n_users) + 1.0)
+        shares = np.arange(1, ranks.size) / ranks.size
+        cuts = [0, *np.searchsorted(work, shares * work[-1]).tolist(), n_users]
+        first, last = cuts[ranks.rank], cuts[ranks.rank + 1]
+        mine = (users >= first) & (users < last)
+        super().__init__(users[mine] - first, items[mine], last - first, n_items)
+        self.ranks, self.first_user, self._all_users = ranks, first, n_users
+        self._all_edges = round(ranks.total(self.n_edges)[0])
+
+    @property
+    def all_users(self) -> int:
+        """Number of users of all ranks."""
+        return self._all_users
+
+    @property
+    def all_edges(self) -> int:
+        """Number of edges of all ranks."""
+        return self._all_edges
+
+    @cached_property
+    def item_degrees(self) -> np.ndarray:
+        """(n_items,) int64: distinct users per item, on all ranks."""
+        here = np.bincount(self.user_items.indices, minlength=self.n_items).astype(np.int64)
+        return self.ranks.sum_array(here)
+
+
+def graph_of(
+    users: np.ndarray, items: np.ndarray, n_users: int, n_items: int, ranks: Ranks = ALONE
+) -> BipartiteGraph:
+    """Return the graph of some edges, or a rank's part of it; every rank gives all edges."""
+    if ranks.alone:
+        return BipartiteGraph(users, items, n_users, n_items)
+    return GraphPart(users, items, n_users, n_items, ranks)
 
 
 def gini(counts: np.ndarray) -> float:

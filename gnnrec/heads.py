@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gnnrec.encoders.base import Block
 from gnnrec.features import GraphInput
 from gnnrec.newcomers import Rows
+from gnnrec.ranks import ALONE, Ranks
 
 _KNOTS = 9
 _NULL = 1e-3
@@ -166,7 +167,36 @@ class TextChannel(nn.Module):
         return torch.stack([weight * table for weight, table in pairs if table is not None]).sum(0)
 
 
-class ResidualIds(nn.Module):
+class IdTables(nn.Module):
+    """Tables with a row per item of one target; after `share`, a rank keeps some of the rows.
+
+    Args:
+        tables: Names and whole tables, (n_items, dim) each.
+    """
+
+    def __init__(self, **tables: Tensor) -> None:
+        super().__init__()
+        self.ranks = ALONE
+        self.names, self.n_items = tuple(tables), len(next(iter(tables.values())))
+        for name, table in tables.items():
+            self.register_parameter(name, nn.Parameter(table))
+
+    def whole(self, name: str, n_items: int) -> Tensor:
+        """Return (n_items, dim); items beyond the table, which arrived later, are zero."""
+        table = self.ranks.gathered(self.get_parameter(name), self.n_items)
+        return nn.functional.pad(table, (0, 0, 0, n_items - self.n_items))
+
+    def share(self, ranks: Ranks) -> None:
+        """Keep this rank's rows alone; with `ALONE`, get all of them again."""
+        with torch.no_grad():
+            for table in map(self.get_parameter, self.names):
+                whole = self.ranks.gathered(table.detach(), self.n_items)
+                table.data = whole[ranks.block(self.n_items)].clone()
+                table.grad = None
+        self.ranks = ranks
+
+
+class ResidualIds(IdTables):
     """A free vector per target item, g r_i, added to what the channels say of it.
 
     The vectors start at zero, so transfer starts as the pretrained model alone; the gate g starts
@@ -174,18 +204,15 @@ class ResidualIds(nn.Module):
     vectors come through the graph, also those of users who arrive later.
     """
 
+    items: nn.Parameter
+
     def __init__(self, n_items: int, dim: int) -> None:
-        super().__init__()
-        self.items = nn.Parameter(torch.zeros(n_items, dim))
+        super().__init__(items=torch.zeros(n_items, dim))
         self.gate = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, n_items: int, items: Tensor | None = None) -> Tensor:
-        """Return (n_items, dim), or the given items' rows.
-
-        Items beyond the table, which arrived later, are zero.
-        """
-        extra = n_items - len(self.items)
-        return self.gate * picked(nn.functional.pad(self.items, (0, 0, 0, extra)), items)
+        """Return (n_items, dim), or the given items' rows."""
+        return self.gate * picked(self.whole("items", n_items), items)
 
 
 def picked(table: Tensor, rows: Tensor | None) -> Tensor:
@@ -193,7 +220,9 @@ def picked(table: Tensor, rows: Tensor | None) -> Tensor:
     return table if rows is None else table.index_select(0, rows)
 
 
-def standardise(block: Block, n_reference: int, item_weights: Tensor) -> tuple[Tensor, Tensor]:
+def standardise(
+    block: Block, n_reference: int, item_weights: Tensor, ranks: Ranks = ALONE
+) -> tuple[Tensor, Tensor]:
     """Scale a channel so that its scores have unit spread over users and popular items.
 
     The spread of user u's scores p_u . q_i under the item distribution w is p_u^T C p_u with C the
@@ -208,6 +237,7 @@ def standardise(block: Block, n_reference: int, item_weights: Tensor) -> tuple[T
             popularity belongs to `ItemBias`.
         n_reference: How many.
         item_weights: (n_items,) non-negative, any scale; zero where an item is not to count.
+        ranks: Who has the other reference users.
 
     Returns:
         The scaled users without the reference, and the items less their weighted mean, which
@@ -215,20 +245,24 @@ def standardise(block: Block, n_reference: int, item_weights: Tensor) -> tuple[T
     """
     users = block.users - block.mean_user
     wanted = len(users) - n_reference
-    scale, items = spread_scale(users[wanted:], block.items, item_weights)
+    scale, items = spread_scale(users[wanted:], block.items, item_weights, ranks)
     return users[:wanted] * scale, items
 
 
-def spread_scale(reference: Tensor, items: Tensor, item_weights: Tensor) -> tuple[Tensor, Tensor]:
+def spread_scale(
+    reference: Tensor, items: Tensor, item_weights: Tensor, ranks: Ranks = ALONE
+) -> tuple[Tensor, Tensor]:
     """Return what `standardise` multiplies users by, (), and the centred items.
 
     Args:
         reference: (m, dim) reference users less the mean user.
         items: (n_items, dim).
         item_weights: As in `standardise`.
+        ranks: The same.
     """
     weights = item_weights / item_weights.sum().clamp_min(1e-12)
     items = items - weights @ items
     covariance = (items * weights[:, None]).T @ items
-    spread = ((reference @ covariance) * reference).sum() / max(len(reference), 1)
+    n_reference = sum(ranks.counts(len(reference)))
+    spread = ranks.sum(((reference @ covariance) * reference).sum()) / max(n_reference, 1)
     return (spread + 1e-8).rsqrt(), items

@@ -38,7 +38,9 @@ class _LogSumExp(torch.autograd.Function):
         return own * share, table * share[:, None], None
 
 
-def softmax_loss(positive: Tensor, negative: Tensor, known: Tensor, n_items: int) -> Tensor:
+def softmax_loss(
+    positive: Tensor, negative: Tensor, known: Tensor, n_items: int, n_rows: int | None = None
+) -> Tensor:
     """Sampled softmax with uniform shared negatives: -log p(positive | user).
 
     The negatives' logits are raised by log(n_items / n_negatives), so that the sum over the
@@ -51,6 +53,7 @@ def softmax_loss(positive: Tensor, negative: Tensor, known: Tensor, n_items: int
         known: (batch, n_negatives) bool, negatives that are in truth positives of that user
             (collisions); they are left out of the sum.
         n_items: Catalogue size.
+        n_rows: What the sum is divided by, where other ranks have more of the batch.
 
     Returns:
         Scalar mean. Source: Bengio and Senecal 2008, with uniform proposal; used for LightGCN in
@@ -59,16 +62,19 @@ def softmax_loss(positive: Tensor, negative: Tensor, known: Tensor, n_items: int
     shift = math.log(n_items / negative.shape[1])
     relative = positive - shift  # instead of every negative + shift
     total: Tensor = _LogSumExp.apply(relative, negative, known)  # type: ignore[no-untyped-call]
-    return (total - relative).mean()
+    return (total - relative).sum() / (len(positive) if n_rows is None else n_rows)
 
 
-def binary_loss(positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:
+def binary_loss(
+    positive: Tensor, negative: Tensor, known: Tensor, n_rows: int | None = None
+) -> Tensor:
     """Binary cross-entropy of interactions against sampled non-interactions, four to one.
 
     Args:
         positive: (batch,) logits.
         negative: (batch, n_negatives) logits.
         known: (batch, n_negatives) bool, pairs to leave out.
+        n_rows: As in `softmax_loss`.
 
     Returns:
         -log sigmoid(positive), and four times the mean of -log(1 - sigmoid(negative)): what four
@@ -77,19 +83,24 @@ def binary_loss(positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:
     """
     softplus = torch.nn.functional.softplus
     others = (softplus(negative) * ~known).sum(dim=1) / (~known).sum(dim=1).clamp_min(1)
-    return (softplus(-positive) + _N_BINARY * others).mean()
+    losses = softplus(-positive) + _N_BINARY * others
+    return losses.sum() / (len(positive) if n_rows is None else n_rows)
 
 
-def bpr_loss(positive: Tensor, negative: Tensor, known: Tensor) -> Tensor:
+def bpr_loss(
+    positive: Tensor, negative: Tensor, known: Tensor, n_pairs: int | None = None
+) -> Tensor:
     """Bayesian personalised ranking, -log sigmoid(positive - negative), over all kept pairs.
 
     Args:
         positive: (batch,).
         negative: (batch, n_negatives).
         known: (batch, n_negatives) bool, pairs to leave out.
+        n_pairs: What the sum is divided by, where other ranks have more of the pairs.
 
     Returns:
         Scalar mean. Source: Rendle et al. 2009, section 4.
     """
     losses = torch.nn.functional.softplus(negative - positive[:, None]) * ~known
-    return losses.sum() / (~known).sum().clamp_min(1)
+    n_pairs = int((~known).sum()) if n_pairs is None else n_pairs
+    return losses.sum() / max(n_pairs, 1)

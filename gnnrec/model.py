@@ -118,7 +118,9 @@ class Model(Retrainable):
             if block is None:
                 continue
             weighted = replace(block, items=block.items * item_gates[:, channel, None])
-            channel_users, channel_items = standardise(weighted, len(reference), item_weights)
+            channel_users, channel_items = standardise(
+                weighted, len(reference), item_weights, x.ranks
+            )
             if channel == 0 and self.residual is not None:
                 # Only here: the other channels' coordinates differ from graph to graph.
                 channel_items = channel_items + self.residual(x.graph.n_items, items)

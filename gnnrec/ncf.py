@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from gnnrec.config import ModelConfig
 from gnnrec.features import GraphInput
 from gnnrec.filters import unit
-from gnnrec.heads import ItemBias
+from gnnrec.heads import IdTables, ItemBias
 from gnnrec.newcomers import Arrived, FoldIn, Newcomers
-from gnnrec.propagate import SparseOperator
 from gnnrec.retrain import Retrainable
 from gnnrec.scores import ScoreVectors
 from gnnrec.tower import Tower, TowerScores
@@ -60,20 +59,21 @@ class EmbeddingHeads(nn.Module):
         return [self.user(texts[0]) + ids[0], self.item(texts[1]) + ids[1]]
 
 
-class ItemIds(nn.Module):
+class ItemIds(IdTables):
     """Two free vectors per target item: one stands for it among a user's, one as a candidate."""
 
+    of_users: nn.Parameter
+    of_items: nn.Parameter
+
     def __init__(self, n_items: int, width: int, spread: float) -> None:
-        super().__init__()
-        self.of_users = nn.Parameter(spread * torch.randn(n_items, width))
-        self.of_items = nn.Parameter(spread * torch.randn(n_items, width))
+        of_users, of_items = (spread * torch.randn(n_items, width) for _ in range(2))
+        super().__init__(of_users=of_users, of_items=of_items)
 
     def forward(self, x: GraphInput) -> tuple[Tensor, Tensor]:
-        """Return (n_users, width) and (n_items, width); items beyond the table are zero."""
-        pad = (0, 0, 0, x.graph.n_items - len(self.of_items))
-        mine, theirs = (nn.functional.pad(t, pad) for t in (self.of_users, self.of_items))
+        """Return (n_users, width) and (n_items, width)."""
+        mine, theirs = (self.whole(name, x.graph.n_items) for name in self.names)
         if _ROOT not in x.kept:
-            x.kept[_ROOT] = SparseOperator(x.graph.by_degree(-0.5, 0.0), x.device)
+            x.kept[_ROOT] = x.operator(x.graph.by_degree(-0.5, 0.0))
         of_users: Tensor = x.kept[_ROOT](mine)
         return of_users, theirs
 
@@ -149,7 +149,7 @@ class NeuMF(Retrainable):
                 part = self.tower_scores(mine, self.tower.item(q))
         user_parts.append(torch.ones_like(known))
         # Relative to the mean item: what the binary loss calls neither likely nor unlikely.
-        mean = max(x.graph.n_edges, 1) / max(x.graph.n_items, 1)
+        mean = max(x.graph.all_edges, 1) / max(x.graph.n_items, 1)
         item_parts.append((self.bias(x) - self.bias.slope * math.log(mean))[:, None])
         return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), part=part)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,13 +36,14 @@ LogName = Annotated[str, typer.Argument(metavar="NAME-or-FILE")]
 
 def say(*lines: str) -> None:
     """Print for people, on stderr."""
-    for line in lines:
-        print(line, file=sys.stderr)  # noqa: T201
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+        for line in lines:
+            print(line, file=sys.stderr)  # noqa: T201
 
 
 def emit(as_json: bool, value: dict[str, Any]) -> None:
     """Print one JSON object on stdout, where it is asked for."""
-    if as_json:
+    if as_json and os.environ.get("RANK", "0") == "0":
         from gnnrec.evaluate import plain
 
         print(json.dumps(plain(value), allow_nan=False))  # noqa: T201

@@ -19,13 +19,15 @@ from gnnrec.errors import ConfigError, DataError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
+from gnnrec.loop import TrainResult
 from gnnrec.model import Transferable, build_model
 from gnnrec.ncf import NCF, NeuMF
+from gnnrec.ranks import current
 from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
 from gnnrec.split import carve_validation
-from gnnrec.train import TrainResult, fit, held_out_loss
+from gnnrec.train import check_together, fit, held_out_loss
 
 _SEARCHED_SHARE = 0.1  # of a source's edges, on which a graph filter is chosen
 
@@ -67,6 +69,12 @@ def pretrain(
             f"{config.model.encoder} without text has only ids to make embeddings from, which no "
             "other graph shares: leave out --no-text, or pretrain another encoder"
         )
+    check_together(
+        current(),
+        config.model.encoder,
+        written=any(source.edge_text is not None for source in sources),
+        text_layers=config.model.text_layers,
+    )
     torch.manual_seed(derive_seed(config.seed, "model"))
     model = build_model(config.model).to(device)
     if isinstance(model, GraphFilter):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from gnnrec.errors import DataError
+from gnnrec.ranks import ALONE, Ranks
 
 # torch announces CSR support as beta once per process; the operations used here are stable.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -101,10 +102,20 @@ class SparseOperator:
     Args:
         matrix: scipy CSR of shape (n_rows, n_cols).
         device: Where the products run.
+        rows_over: Over whom the transposed product is added up: those who have the other rows.
+        columns_over: Over whom the product itself is: those who have the other columns.
     """
 
-    def __init__(self, matrix: sp.csr_array, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        matrix: sp.csr_array,
+        device: torch.device | str = "cpu",
+        *,
+        rows_over: Ranks = ALONE,
+        columns_over: Ranks = ALONE,
+    ) -> None:
         matrix = sp.csr_array(matrix)
+        self._rows_over, self._columns_over = rows_over, columns_over
         self.shape: tuple[int, int] = matrix.shape
         self._matrix = _Matrix(to_torch_csr(matrix, device))
         self._transposed = _Matrix(to_torch_csr(sp.csr_array(matrix.T.tocsr()), device))
@@ -123,7 +134,7 @@ class SparseOperator:
                 f"found {tuple(x.shape)} of {x.dtype}: convert it, or use `operator.T`"
             )
         product: Tensor = _SparseProduct.apply(self._matrix, self._transposed, x)  # type: ignore[no-untyped-call]
-        return product
+        return self._columns_over.sum(product)
 
     @property
     def T(self) -> SparseOperator:
@@ -131,6 +142,7 @@ class SparseOperator:
         other = object.__new__(SparseOperator)
         other.shape = (self.shape[1], self.shape[0])
         other._matrix, other._transposed = self._transposed, self._matrix
+        other._rows_over, other._columns_over = self._columns_over, self._rows_over
         return other
 
     def scipy(self) -> sp.csr_array:
@@ -145,6 +157,7 @@ class SparseOperator:
             return self
         other = object.__new__(SparseOperator)
         other.shape = self.shape
+        other._rows_over, other._columns_over = self._rows_over, self._columns_over
         other._matrix = _Matrix(self._matrix.csr.to(device))
         other._transposed = _Matrix(self._transposed.csr.to(device))
         return other

@@ -1,5 +1,9 @@
 """What a killed training goes on from: the state of each of its stages, beside the output.
 
+With several ranks (`gnnrec.ranks`) each keeps its own, of the same step: a state gets its name when
+all have theirs on the disk, and where a kill came between two names, the newest step that all have
+is taken.
+
 A stage is one run of the training loop, or one search. A command has them in an order that its
 settings and data decide, so a stage is known by its number and its label. Outside a command
 (`resumable`) nothing is kept and nothing costs.
@@ -28,12 +32,12 @@ from torch import Tensor
 
 from gnnrec.errors import CheckpointError, ConfigError, GnnrecError
 from gnnrec.ledger import alone
+from gnnrec.ranks import ALONE, Ranks, current
 from gnnrec.signals import StoppedError
 from gnnrec.storage import read_json, whole_file, write_json
 
 LEAST_SECONDS = 1.0  # between two writes of a stage that goes on
 _SHARE = 20  # and so many times as long as the last write took
-_ABOUT = "resume.json"
 Say = Callable[[str], None]
 
 
@@ -48,8 +52,9 @@ class State:
 class Stage:
     """One stage's place on the disk; without a path, nothing is ever kept."""
 
-    def __init__(self, path: Path | None, label: str, say: Say) -> None:
+    def __init__(self, path: Path | None, label: str, say: Say, ranks: Ranks | None = None) -> None:
         self.path, self.label, self.say = path, label, say
+        self.ranks = ranks or ALONE
         self._next, self._step = 0.0, -1
 
     @property
@@ -59,19 +64,38 @@ class Stage:
 
     def load(self) -> State | None:
         """Return the state that is kept; None where there is none, or none that is whole."""
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
             return None
-        try:
-            state = _read(self.path)
-            if state.values["label"] != self.label:
-                raise ValueError(f"of the stage {state.values['label']!r}")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            self.say(f"{self.path}: not usable ({error}); {self.label} begins anew")
+        found = {_place(s): s for path in (self.path, self._coming) if (s := self._usable(path))}
+        ours = (sorted(found) + [0, 0])[:2]
+        both = zip(*(self.ranks.counts(place) for place in ours), strict=True)
+        common = set.intersection(*(set(places) for places in both)) - {0}
+        if not common:
             return None
+        state = found[max(common)]
         self._step = int(state.values["step"])
         if not state.values["done"]:
             self.say(f"{self.label} goes on at step {self._step}")
         return state
+
+    def _usable(self, path: Path) -> State | None:
+        if not path.is_file():
+            return None
+        try:
+            state = _read(path)
+            if state.values["label"] != self.label:
+                raise ValueError(f"of the stage {state.values['label']!r}")
+            _place(state)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            self.say(f"{path}: not usable ({error}); {self.label} begins anew")
+            return None
+        return state
+
+    @property
+    def _coming(self) -> Path:
+        """Where a state is until all ranks have theirs."""
+        assert self.path is not None
+        return self.path.with_suffix(".coming")
 
     def due(self) -> bool:
         """Whether a write costs a small part of the time since the last one."""
@@ -81,14 +105,21 @@ class Stage:
         """Keep a state in place of the last, unless it holds NaN; a full disk stops no training."""
         if self.path is None:
             return
-        if not all(t.isfinite().all() for t in state.tensors.values() if t.is_floating_point()):
+        tables = [t for t in state.tensors.values() if t.is_floating_point()]
+        if sum(self.ranks.total(not all(t.isfinite().all() for t in tables))):
             return
         started = time.monotonic()
+        whole, failed = State({"label": self.label, **state.values}, state.tensors), ""
         try:
-            _write(self.path, State({"label": self.label, **state.values}, state.tensors))
-            self._step = int(state.values["step"])
+            _write(self.path if self.ranks.alone else self._coming, whole)
         except ConfigError as error:
-            self.say(f"note: the state of {self.label} could not be kept: {error}")
+            failed = f": {error}"
+        if sum(self.ranks.total(bool(failed))):
+            self.say(f"note: the state of {self.label} could not be kept{failed}")
+        else:
+            if not self.ranks.alone:
+                self._coming.replace(self.path)
+            self._step = int(state.values["step"])
         ended = time.monotonic()
         self._next = ended + max(LEAST_SECONDS, _SHARE * (ended - started))
 
@@ -108,7 +139,9 @@ class Progress:
     def stage(self, label: str) -> Stage:
         """Return the next stage."""
         self._n_stages += 1
-        return Stage(self.folder / f"{self._n_stages:03d}.state", label, self.say)
+        ranks = current()
+        name = f"{self._n_stages:03d}" if ranks.alone else f"{self._n_stages:03d}.{ranks.rank:04d}"
+        return Stage(self.folder / f"{name}.state", label, self.say, ranks)
 
 
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -138,22 +171,29 @@ def resumable(out: Path, about: Mapping[str, Any], say: Say) -> Iterator[None]:
     Raises:
         ConfigError: The folder holds something else, or another process is at it.
     """
-    folder = folder_of(out)
-    if folder.is_dir() and not (folder / _ABOUT).is_file():
+    folder, ranks = folder_of(out), current()
+    if folder.is_dir() and not any(folder.glob("resume*.json")):
         if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise ConfigError(
                 f"{folder}: found other files, expected a place for the state of the training; "
                 "name another --out"
             )
-    key = _digest(about)
-    with alone(folder):
-        if (folder / _ABOUT).is_file() and _key(folder) != key:
-            if any(folder.glob("*.state")):
+    key, own = _digest(about), "" if ranks.alone else f".{ranks.rank:04d}"
+    about_file = folder / f"resume{own}.json"
+    with _first(folder, ranks):
+        if _key(about_file) != key:
+            # The first rank clears what others left, before they begin.
+            left = [p for end in (".state", ".coming") for p in folder.glob(f"*{own}{end}")]
+            if ranks.rank == 0:
+                left = [*folder.glob("*.state"), *folder.glob("*.coming")]
+            if left and ranks.rank == 0:
                 say(f"{folder}: is of another run (other settings, data or versions); begins anew")
-            for path in folder.glob("*.state"):
-                path.unlink()
-        with whole_file(folder / _ABOUT) as work:
+            for path in left:
+                path.unlink(missing_ok=True)
+        with whole_file(about_file) as work:
             write_json(work, {"key": key})
+        if ranks.rank == 0:
+            ranks.wait()
         token = _current.set(Progress(folder, say))
         try:
             yield
@@ -169,14 +209,33 @@ def resumable(out: Path, about: Mapping[str, Any], say: Say) -> Iterator[None]:
             raise
         finally:
             _current.reset(token)
+        ranks.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _key(folder: Path) -> str:
+@contextmanager
+def _first(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Let the first rank hold the folder; the others begin when it has looked at what is there."""
+    if ranks.rank == 0:
+        with alone(folder):
+            yield
+        return
+    ranks.wait()
+    folder.mkdir(parents=True, exist_ok=True)
+    yield
+
+
+def _place(state: State) -> int:
+    """Return a number that grows from state to state of a stage."""
+    values = state.values
+    return 1 + 4 * int(values["step"]) + 2 * bool(values.get("judged")) + bool(values["done"])
+
+
+def _key(about_file: Path) -> str:
     try:
-        return str(read_json(folder / _ABOUT).get("key"))
+        return str(read_json(about_file).get("key"))
     except CheckpointError:
-        return "damaged"
+        return "missing or damaged"
 
 
 def _digest(about: Mapping[str, Any]) -> str:
@@ -184,6 +243,8 @@ def _digest(about: Mapping[str, Any]) -> str:
 
     versions = [__version__, torch.__version__, np.__version__, scipy.__version__]
     whole = {"about": about, "versions": versions, "threads": torch.get_num_threads()}
+    if not current().alone:
+        whole["ranks"] = current().size
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

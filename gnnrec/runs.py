@@ -18,13 +18,14 @@ from gnnrec.episodes import Source
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.evaluate import evaluate_scores, plain
 from gnnrec.interactions import Interactions, read_interactions
+from gnnrec.loop import TrainResult
 from gnnrec.pretrain import pretrain
+from gnnrec.ranks import current
 from gnnrec.recommender import Recommender
 from gnnrec.sources import Log, describe, held_out_sha256
 from gnnrec.split import carve_validation, share_with_history
 from gnnrec.text import TextEncoder
 from gnnrec.text_tuning import TextTask, tune_text
-from gnnrec.train import TrainResult
 from gnnrec.transfer import adapt
 
 _TEXT_VALIDATION = 0.05  # of a source's edges, on which its text encoder's steps are chosen
@@ -42,7 +43,8 @@ def pretrain_run(
     started = time.perf_counter()
     where = resolve_device(device)
     encoder, tuned = _text_encoder(logs, config, str(where), log_file)
-    catalogues = [Catalogue.build(x.interactions, x.items, encoder) for x in logs]
+    with current().in_turn():
+        catalogues = [Catalogue.build(x.interactions, x.items, encoder) for x in logs]
     for log, catalogue in zip(logs, catalogues, strict=True):
         if encoder is not None and not catalogue.has_text:
             raise ConfigError(
@@ -140,7 +142,8 @@ def transfer_run(
     elif test is not None and str(test) != "none":
         held_out = read_interactions(test, log.interactions.columns)
     kind = "" if test is None else "none"
-    prepared = prepare(log, checkpoint.text_encoder(str(where)), config, kind)
+    with current().in_turn():
+        prepared = prepare(log, checkpoint.text_encoder(str(where)), config, kind)
     split_report = {"kind": prepared.split.kind, "sha256": prepared.split_sha256}
     dropped = 0
     if held_out is not None:

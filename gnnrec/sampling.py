@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from gnnrec.features import GraphInput
-from gnnrec.graph import BipartiteGraph
+from gnnrec.graph import BipartiteGraph, graph_of
 from gnnrec.neighbours import Blocks
+from gnnrec.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
 class Batch:
     """Supervised edges and shared negatives: users, items (b,), negatives (n,), known (b, n).
 
+    `n_edges` is b, over all ranks: each has the edges of its own users, in its own codes of them.
     `blocks` is the sampled neighbourhood of the users and of the items followed by the negatives,
     with the reference nodes behind both (see `GraphInput.sample`); None propagates over the whole
     graph.
@@ -28,6 +30,7 @@ class Batch:
     items: Tensor
     negatives: Tensor
     known: Tensor
+    n_edges: int
     blocks: Blocks | None = None
 
 
@@ -37,8 +40,9 @@ class Episode:
     Were a supervised edge still in the graph, the model would learn to recognise the edge itself.
 
     Args:
-        visible: The message-passing side.
-        users: (n,) int64 codes of the hidden edges.
+        visible: The message-passing side, or this rank's part of it.
+        users: (n,) int64 codes of the hidden edges, of all ranks and in codes of the whole graph:
+            which edges a batch has must not depend on how many ranks there are.
         items: (n,) int64 codes of the hidden edges.
 
     Attributes:
@@ -57,8 +61,17 @@ class Episode:
     def known(self) -> sp.csr_array:
         """All positives, visible and hidden: what a sampled negative must not be."""
         graph = self.input.graph
-        hidden = BipartiteGraph(self.users, self.items, graph.n_users, graph.n_items)
+        users, items = self.local(self.users, self.items)
+        hidden = BipartiteGraph(users, items, graph.n_users, graph.n_items)
         return sp.csr_array(graph.user_items + hidden.user_items)
+
+    def local(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of some edges whose users are here, in the codes that they have here."""
+        graph = self.input.graph
+        if graph.ranks.alone:
+            return users, items
+        mine = graph.local(users)
+        return users[mine] - graph.first_user, items[mine]
 
     def draw_edges(self, size: int, balance: float, rng: np.random.Generator) -> np.ndarray:
         """Return (size,) indices of hidden edges, drawn with weight 1 / user degree ** balance."""
@@ -87,7 +100,7 @@ class Episode:
         `TrainConfig`) that of `NeighbourSampler.draw`.
         """
         index = self.draw_edges(min(size, len(self.users)), balance, rng)
-        users, items = self.users[index], self.items[index]
+        users, items = self.local(self.users[index], self.items[index])
         n_items = self.input.graph.n_items
         if n_items <= n_negatives:
             negatives = np.arange(n_items)
@@ -101,7 +114,8 @@ class Episode:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.input.device)
 
-        return Batch(tensor(users), tensor(items), tensor(negatives), tensor(known), blocks)
+        drawn = (tensor(users), tensor(items), tensor(negatives), tensor(known))
+        return Batch(*drawn, len(index), blocks)
 
 
 def collisions(known: sp.csr_array, users: np.ndarray, negatives: np.ndarray) -> np.ndarray:
@@ -126,12 +140,13 @@ def folds(
     n_items: int,
     n_folds: int,
     rng: np.random.Generator,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[BipartiteGraph, np.ndarray, np.ndarray]]:
     """Hide each of n_folds random parts of the edges in turn.
 
     Returns:
-        (visible graph, hidden users, hidden items) per fold that hides anything. With a single
-        edge there is nothing to hide and the list is empty.
+        (visible graph or its part, hidden users, hidden items) per fold that hides anything. With
+        a single edge there is nothing to hide and the list is empty.
     """
     n_folds = min(n_folds, len(users))
     if n_folds < 2:
@@ -139,7 +154,7 @@ def folds(
     part = rng.permutation(len(users)) % n_folds
     return [
         (
-            BipartiteGraph(users[part != k], items[part != k], n_users, n_items),
+            graph_of(users[part != k], items[part != k], n_users, n_items, ranks),
             users[part == k],
             items[part == k],
         )

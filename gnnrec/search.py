@@ -17,10 +17,10 @@ from gnnrec.device import numpy_generator
 from gnnrec.evaluate import evaluate_scores
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
+from gnnrec.loop import TrainResult
 from gnnrec.resume import State, next_stage
 from gnnrec.signals import asked, check, held
 from gnnrec.storage import append_json
-from gnnrec.train import TrainResult
 
 # How far the search first steps in each number: what changes a ranking visibly.
 _FIRST_STEP = {"log2_ridge": -0.7, "log2_tail": -0.3, "cosine_weight": 0.3}

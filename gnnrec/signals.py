@@ -68,6 +68,11 @@ def asked() -> bool:
     return _asked.number is not None
 
 
+def stop() -> None:
+    """Note a stop that another process of the same training was asked for."""
+    _asked.number = _asked.number or signal.SIGTERM
+
+
 def check() -> None:
     """Raise a StoppedError if a signal was noted."""
     if _asked.number is not None:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from gnnrec.config import TrainConfig, TransferConfig
 from gnnrec.device import derive_seed, numpy_generator
 from gnnrec.graph import BipartiteGraph
+from gnnrec.loop import TrainResult, optimise
 from gnnrec.losses import softmax_loss
 from gnnrec.sampling import collisions
 from gnnrec.text import TextEncoder
 from gnnrec.text_layers import RANK, Delta, HiddenTexts, TextTail
-from gnnrec.train import TrainResult, optimise
 
 _SCALE = 8.0  # of a cosine against popularity's logits, before it is learned
 _MAX_TOKENS = 2_000_000  # kept hidden states of one log: 1.5 GB at 384 numbers in half precision

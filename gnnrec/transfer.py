@@ -23,15 +23,17 @@ from gnnrec.edge_texts import EdgeTexts
 from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
-from gnnrec.graph import BipartiteGraph
+from gnnrec.graph import BipartiteGraph, graph_of
+from gnnrec.loop import TrainResult
 from gnnrec.model import Transferable
+from gnnrec.ranks import ALONE, Ranks, current
 from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode, folds
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
 from gnnrec.text import TextEncoder
 from gnnrec.text_layers import delta_sha256
 from gnnrec.text_tuning import OwnText, TextTask, own_text
-from gnnrec.train import TrainResult, fit, held_out_loss
+from gnnrec.train import check_together, fit, held_out_loss
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,11 @@ class Target:
         *,
         rank: int = 64,
         device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
     ) -> GraphInput:
-        """Return the graph of some of the rows (all by default) with its features."""
-        graph = BipartiteGraph(self.users[rows], self.items[rows], self.n_users, self.n_items)
+        """Return the graph of some of the rows (all by default), or its part, with its features."""
+        edges = self.users[rows], self.items[rows]
+        graph = graph_of(*edges, self.n_users, self.n_items, ranks)
         return self.input_of(graph, rank, device)
 
     def input_of(
@@ -235,6 +239,8 @@ def _own_text(
     )
     if missing or model.text_model is None:
         raise ConfigError("this checkpoint's text encoder was retrained; it needs the texts again")
+    if n_layers:
+        check_together(current(), model.encoder, text_layers=n_layers)
     if n_layers and target.texts is None:
         n_layers = 0  # there are no items to tell apart by their texts
     edges = [(target.users[part], target.items[part]) for part in rows]
@@ -259,6 +265,8 @@ def _adapt(
     fixed_steps: tuple[int, ...] | None,
 ) -> Adapted:
     """Adapt the model behind the texts."""
+    ranks = current()
+    check_together(ranks, checkpoint.config.encoder, written=target.edge_text is not None)
     train, validation = rows
     retrain, n_layers = graph_mode(config.retrain)
     torch.manual_seed(derive_seed(config.seed, "model"))
@@ -284,6 +292,7 @@ def _adapt(
             target.n_items,
             config.n_weigh_folds if isinstance(model, ChannelBlend) else config.n_folds,
             numpy_generator(config.seed, "folds"),
+            ranks,
         )
     ]
     if isinstance(model, ChannelBlend):
@@ -294,7 +303,7 @@ def _adapt(
         return Adapted(model.eval(), trained)
     evaluate: Callable[[Retrainable], float] | None = None
     if fixed_steps is None:
-        visible = target.graph_input(train, rank=rank, device=device)
+        visible = target.graph_input(train, rank=rank, device=device, ranks=ranks)
         # Shuffled: where there are many, the loss is taken on the first few thousand.
         order = numpy_generator(config.seed, "validation").permutation(validation)
         held_out = Episode(visible, target.users[order], target.items[order])

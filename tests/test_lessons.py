@@ -12,8 +12,8 @@ from gnnrec.config import TrainConfig
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 from gnnrec.lessons import lesson, ndcg_loss, user_ndcg
+from gnnrec.loop import optimise
 from gnnrec.sampling import Episode
-from gnnrec.train import optimise
 
 
 def episode_of(seed=0):

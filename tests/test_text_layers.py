@@ -15,13 +15,13 @@ from gnnrec import datasets, text_layers
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
 from gnnrec.errors import CheckpointError, ConfigError
+from gnnrec.loop import optimise
 from gnnrec.recommender import Recommender
 from gnnrec.runs import pretrain_run, transfer_run
 from gnnrec.sources import open_file
 from gnnrec.text import TextEncoder, text_available
 from gnnrec.text_layers import TextTail, apply_delta, check_delta
 from gnnrec.text_tuning import TextTask, _Log, _TwoTowers, tune_text
-from gnnrec.train import optimise
 
 pytestmark = pytest.mark.skipif(not text_available(), reason="the [text] extra is not installed")
 TEXTS = ["war and peace", "", "a ghost ship", "the sea", "stars of love", "title number 7", "king"]

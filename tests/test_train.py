@@ -10,9 +10,10 @@ from gnnrec.config import ModelConfig, TrainConfig
 from gnnrec.errors import ConfigError, GnnrecError
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
+from gnnrec.loop import optimise
 from gnnrec.model import build_model
 from gnnrec.sampling import Episode
-from gnnrec.train import batch_loss, fit, held_out_loss, optimise
+from gnnrec.train import batch_loss, fit, held_out_loss
 
 NAMES = ["graphsage", "lightgcn"]
 

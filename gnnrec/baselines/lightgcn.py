@@ -13,12 +13,13 @@ from gnnrec.baselines.base import check_count, check_number
 from gnnrec.config import ModelConfig, TrainConfig
 from gnnrec.device import numpy_generator, torch_generator
 from gnnrec.features import GraphInput
+from gnnrec.loop import TrainResult
 from gnnrec.model import Model
 from gnnrec.neighbours import Blocks
 from gnnrec.propagate import propagate
 from gnnrec.sampling import Episode
 from gnnrec.scores import ScoreVectors
-from gnnrec.train import TrainResult, fit
+from gnnrec.train import fit
 
 _START = 0.1  # standard deviation of the tables' entries at the start
 _NULL = 1e-3  # of the largest singular value: directions below are rounding errors

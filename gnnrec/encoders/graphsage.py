@@ -92,7 +92,7 @@ class GraphSAGE(Encoder):
         """
         if blocks is None:
             every, items = self._layers(x, (x,) * self.n_layers)
-            mean_user = (x.user_degrees @ every) / x.user_degrees.sum().clamp_min(1.0)
+            mean_user = x.mean_user(every)
             return Block(every if users is None else every.index_select(0, users), items, mean_user)
         every, items = self._layers(x, blocks.layers, blocks.users, blocks.items)
         every = every.index_select(0, blocks.user_rows)

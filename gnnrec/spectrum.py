@@ -1,0 +1,98 @@
+"""Leading singular triplets of an operator, also of one whose rows are spread over ranks.
+
+Randomised subspace iteration (Halko et al. 2011, algorithms 4.4 and 5.1), as `torch.svd_lowrank`,
+through our own product: twice as fast on Gowalla.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gnnrec.device import torch_generator
+from gnnrec.propagate import SparseOperator
+from gnnrec.ranks import Ranks
+
+_STEPS = 3
+_EXTRA = 16  # directions beside those asked for
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Truncated SVD of a user-item matrix: user (n_users, r), sigma (r,), item (n_items, r)."""
+
+    user: Tensor
+    sigma: Tensor
+    item: Tensor
+
+
+@dataclass(frozen=True)
+class TruncatedSVD:
+    """The `rank` leading triplets of (n_users, n_items) operators, padded with zeros.
+
+    Attributes:
+        rank: How many.
+        seed: Of the random start.
+        ranks: Who has the other users.
+    """
+
+    rank: int
+    seed: int
+    ranks: Ranks
+
+    def __call__(self, operator: SparseOperator) -> Spectrum:
+        """Decompose. Cost: O((n_edges + (n_users + n_items) r) r)."""
+        users = self._user_basis(operator)[0]
+        items, small = torch.linalg.qr(operator.T(users))  # A^T users = items small
+        items, small = self.ranks.same(items), self.ranks.same(small)
+        left, sigma, right = (self.ranks.same(part) for part in torch.linalg.svd(small.T))
+        rank = self._rank(operator)
+        wide = (0, self.rank - rank)
+        return Spectrum(
+            pad((users @ left)[:, :rank], wide),
+            pad(sigma[:rank], wide),
+            pad((items @ right.T)[:, :rank], wide),
+        )
+
+    def user_map(self, operator: SparseOperator) -> Tensor:
+        """(n_items, r) W with A W = U; see `GraphInput.user_map`. Only with all users here."""
+        assert self.ranks.alone
+        users, before, triangle = self._user_basis(operator)  # A before = users triangle
+        left = torch.linalg.svd(torch.linalg.qr(operator.T(users))[1].T)[0]
+        inverse = torch.linalg.pinv(triangle.double(), rtol=1e-6).float()
+        rank = self._rank(operator)
+        return pad((before @ (inverse @ left))[:, :rank], (0, self.rank - rank))
+
+    def _rank(self, operator: SparseOperator) -> int:
+        return min(self.rank, sum(self.ranks.counts(operator.shape[0])), operator.shape[1])
+
+    def _user_basis(self, operator: SparseOperator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (users, items, R) of the last iteration, A items = users R, users orthonormal."""
+        n_users, n_items = sum(self.ranks.counts(operator.shape[0])), operator.shape[1]
+        width = min(self._rank(operator) + _EXTRA, n_users, n_items)
+        # Drawn on the processor whatever the device, so that the seed decides.
+        start = torch.randn(n_items, width, generator=torch_generator(self.seed, "svd"))
+        items = start.to(operator.csr.device)
+        users, triangle = self._orthonormal(operator(items))
+        for _ in range(_STEPS):
+            items = self.ranks.same(torch.linalg.qr(operator.T(users))[0])
+            users, triangle = self._orthonormal(operator(items))
+        return users, items, triangle
+
+    def _orthonormal(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """QR of a table of all users: this rank's rows of Q, and R.
+
+        Each rank's own R is stacked and decomposed again (TSQR, Demmel et al. 2012).
+        """
+        basis, triangle = torch.linalg.qr(users)
+        if self.ranks.alone:
+            return basis, triangle
+        missing = users.shape[1] - len(triangle)  # of a rank with fewer users than columns
+        stacked = self.ranks.stacked(pad(triangle, (0, 0, 0, missing)))
+        turn, triangle = torch.linalg.qr(stacked.flatten(0, 1))
+        turn, triangle = self.ranks.same(turn), self.ranks.same(triangle)
+        mine = torch.split(turn, users.shape[1])[self.ranks.rank]
+        return basis @ mine[: basis.shape[1]], triangle
