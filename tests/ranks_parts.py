@@ -1,4 +1,4 @@
-"""Run by torchrun in each process: parts of sums, tables, graphs and gradients against the whole."""
+"""Run by torchrun in each process: parts of sums, tables, graphs, gradients beside the whole."""
 
 import numpy as np
 import torch

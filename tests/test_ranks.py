@@ -63,7 +63,7 @@ def pretrained(log):
 
 
 def test_parts_add_up_to_the_whole():
-    """Sums, tables of rows, the graph's operators, spectrum, models and gradients; see the script."""
+    """Sums, tables, the graph's operators, its spectrum, models and gradients."""
     done = torchrun(3, str(PARTS))
     assert done.stdout.count("all parts add up") == 3
 
@@ -77,7 +77,10 @@ def test_the_loss_curve_is_that_of_one_process(pretrained):
 
 
 def test_transfer_and_its_metrics_are_those_of_one_process(pretrained, log):
+    steps = log.parent / "steps.toml"
+    steps.write_text("[calibrate]\nmax_steps = 20\n[train]\nmax_steps = 20\n", encoding="utf-8")
     command = ["transfer", str(pretrained[1]), "--target", str(log), "--retrain", "final:1"]
+    command += ["--config", str(steps)]
     reports = {}
     for n in (1, 2):
         out = log.parent / f"adapted{n}"
@@ -117,7 +120,7 @@ def test_a_killed_process_is_started_again_and_changes_nothing(pretrained, log):
     [
         (["data", "list"], "start it without torchrun"),
         (
-            ["pretrain", "--source", "LOG", "--encoder", "graph-filter", "--out", "OUT"],
+            ["pretrain", "--source", "LOG", "--encoder", "channels", "--out", "OUT"],
             "one process",
         ),
         (["recommend", "OUT"], "give --out"),
