@@ -205,6 +205,8 @@ def shop(work):
 
 
 def test_a_signal_keeps_the_state_and_the_same_command_goes_on(shop, run, monkeypatch):
+    # A shell gives its background jobs a SIGINT that is ignored.
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     assert run(*pretrain_arguments("whole"))[0] == 0
     step = torch.optim.Adam.step
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
