@@ -145,6 +145,26 @@ def data_convert(
     emit(json_, done)
 
 
+@data_app.command("pack")
+def data_pack(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Plain, alike columns.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    user_column: UserColumn = "user_id",
+    item_column: ItemColumn = "item_id",
+    timestamp_column: TimeColumn = "timestamp",
+    weight_column: WeightColumn = "weight",
+    min_weight: MinWeight = None,
+    json_: Json = False,
+) -> None:
+    """Pack a log larger than memory into a folder that commands take in a file's place."""
+    from gnnrec.packed import pack
+
+    columns = columns_of(user_column, item_column, timestamp_column, weight_column)
+    done = pack(files, out, columns, min_weight)
+    say(*(f"{name}: {value}" for name, value in done.items() if name != "columns"))
+    emit(json_, done)
+
+
 @data_app.command("stats")
 def data_stats(
     source: LogName,

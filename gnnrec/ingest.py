@@ -18,24 +18,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-from gnnrec.cells import dates, in_seconds, numbers
-from gnnrec.columns import text_cell
-from gnnrec.ids import CodeBook, text_words, words_text
+from gnnrec.columns import Columns, check_columns
+from gnnrec.encode_columns import Encoder, Ids, Texts, Times, Weights
+from gnnrec.errors import DataError
 from gnnrec.tables import MAX_BYTES, SUFFIXES, is_number, separator, table_suffix
 
 _BATCH_ROWS = 2**17  # enough for array operations, and the arrays still fit the processor's cache
 _BATCH_BYTES = 2**21
 _AHEAD = 3  # batches that may wait for a column's thread
-_MAX_DIGITS = 18  # more may not fit 64 bits
 
 # Given the names of the columns wanted, yields their arrays, batch by batch, in that order.
 _Batches = Callable[[list[str]], Iterator[list[pa.Array]]]
@@ -94,8 +91,8 @@ def stream_log(
     roles = [name for name in (user, item, weight, timestamp, text) if name is not None]
     if len(set(roles)) < len(roles):
         return None
-    users, items, weights, times, texts = _Ids(), _Ids(), _Weights(), _Times(), _Texts()
-    encoders: dict[str | None, _Encoder] = {
+    users, items, weights, times, texts = Ids(), Ids(), Weights(), Times(), Texts()
+    encoders: dict[str | None, Encoder] = {
         user: users,
         item: items,
         weight: weights,
@@ -121,7 +118,60 @@ def stream_log(
     )
 
 
-def _feed(batches: Iterator[list[pa.Array]], encoders: list[_Encoder]) -> None:
+class LogReader:
+    """Reads plain logs of the same columns one after the other, and keeps the distinct ids alone.
+
+    Args:
+        user: Name of the column of user ids.
+        item: Name of the column of item ids.
+        weight: Name of the column of weights, which then has to be there; None reads none.
+        timestamp: Name of the column of times; a file may lack it.
+    """
+
+    def __init__(self, user: str, item: str, weight: str | None, timestamp: str) -> None:
+        self.names = (user, item, weight, timestamp)
+        self.users, self.items, self.weights, self.times = Ids(), Ids(), Weights(), Times()
+
+    def read(
+        self, path: Path
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]]:
+        """Yield (users, items, weights, times) of the next rows: int32 codes, float64, or None.
+
+        Raises:
+            DataError: The file is not plain, or lacks a column.
+        """
+        user, item, weight, timestamp = self.names
+        try:
+            with ExitStack() as stack:
+                names, batches = _open(path, stack)
+                columns = Columns(user, item, timestamp, weight or Columns.weight)
+                check_columns(names, columns, str(path))
+                if weight is not None and weight not in names:
+                    raise DataError(
+                        f"{path}: found a minimum weight and no column {weight!r}, expected one; "
+                        "name it with --weight-column or leave --min-weight out"
+                    )
+                encoders: dict[str | None, Ids | Weights | Times] = {
+                    user: self.users,
+                    item: self.items,
+                    weight: self.weights,
+                    timestamp: self.times,
+                }
+                wanted = [name for name in self.names if name is not None and name in names]
+                pool = stack.enter_context(ThreadPoolExecutor(len(wanted)))
+                for batch in batches(wanted):
+                    chosen = [encoders[name] for name in wanted]
+                    list(pool.map(lambda pair: pair[0].add(pair[1]), zip(chosen, batch)))  # noqa: B905
+                    found = dict(zip(wanted, (e.take() for e in chosen), strict=True))
+                    yield found[user], found[item], found.get(str(weight)), found.get(timestamp)
+        except (ValueError, KeyError, OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            raise DataError(
+                f"{path}: found a file that cannot be read batch by batch ({error}), expected a "
+                "plain one; gnnrec data check says what is wrong with it"
+            ) from error
+
+
+def _feed(batches: Iterator[list[pa.Array]], encoders: list[Encoder]) -> None:
     """Give each encoder its column of every batch, in order and in a thread of its own."""
     waiting: deque[list[Future[None]]] = deque()
 
@@ -241,144 +291,3 @@ class _Text(io.RawIOBase):
         self._utf8.decode(b"", final=True)
         if self._quotes % 2:
             raise ValueError("an open quote, or one inside a cell")
-
-
-# Encoders: what is kept of a column.
-
-
-class _Encoder(Protocol):
-    def add(self, column: pa.Array) -> None:
-        """Take the column's next rows in; ValueError where one is not plain."""
-
-    def close(self) -> None:
-        """Join what was taken in; ValueError where there was none."""
-
-
-class _Ids:
-    """Ids as codes; what an id is, `gnnrec.ids.factorize_ids` says."""
-
-    def __init__(self) -> None:
-        self._book = CodeBook()
-        self._codes: list[np.ndarray] = []
-        self._texts: list[np.ndarray] = []  # stays empty for integers
-
-    def add(self, column: pa.Array) -> None:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if column.null_count or not (_is_text(column) or pa.types.is_integer(column.type)):
-            raise ValueError("no id, or a type of the careful way")
-        if not len(column):
-            return
-        if not _is_text(column):
-            integers = column.cast(pa.int64()).to_numpy()
-            self._codes.append(self._book.encode([integers.view(np.uint64)]))
-            return
-        words = text_words(column)
-        if words is None:
-            raise ValueError("a long id, or one with a NUL")
-        n_known = len(self._book)
-        self._codes.append(self._book.encode(words))
-        if len(self._book) > n_known:
-            texts = words_text(self._book.words(n_known))
-            blank = pc.any(pc.equal(texts, "")).as_py()
-            if blank or not pc.utf8_trim_whitespace(texts).equals(texts):
-                raise ValueError("an id to be trimmed, or a blank one")
-            self._texts.append(texts.to_numpy(zero_copy_only=False))
-
-    def close(self) -> None:
-        self.codes = _joined(self._codes)
-        if self._texts:
-            self.ids = _joined(self._texts)
-        else:
-            self.ids = self._book.words()[0].view(np.int64).copy()
-
-
-class _Weights:
-    """Weights as float64; the bounds are those of `Interactions.from_frame`."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-
-    def add(self, column: pa.Array) -> None:
-        weights = _numbers(column)
-        with np.errstate(over="ignore"):
-            if not (np.isfinite(weights.astype(np.float32)) & (weights >= 0)).all():
-                raise ValueError("no weight")
-        self._parts.append(weights)
-
-    def close(self) -> None:
-        self.values = _joined(self._parts)
-
-
-class _Times:
-    """Times as float64 seconds: all of them numbers, or all of them dates."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-        self._dates: bool | None = None
-
-    def add(self, column: pa.Array) -> None:
-        if pa.types.is_boolean(column.type):
-            raise ValueError("no time")
-        times, as_dates = _numbers(column), False
-        if not np.isfinite(times).all():
-            if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-                raise ValueError("no time")
-            times, as_dates = dates(_series(column)), True
-        if not np.isfinite(times).all() or self._dates not in (None, as_dates):
-            raise ValueError("no time, or numbers among dates")
-        self._dates = as_dates
-        self._parts.append(times)
-
-    def close(self) -> None:
-        times = _joined(self._parts)
-        self.values = times if self._dates else in_seconds(times)
-
-
-class _Texts:
-    """Texts as an array of str; what a cell is, `gnnrec.columns.text_values` says."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-
-    def add(self, column: pa.Array) -> None:
-        if not _is_text(column):
-            raise ValueError("a type of the careful way")
-        distinct = column.dictionary_encode()  # most cells of a log are empty
-        texts = np.array([*map(text_cell, distinct.dictionary.to_pylist()), ""], dtype=object)
-        self._parts.append(texts[distinct.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
-
-    def close(self) -> None:
-        self.values = _joined(self._parts)
-
-
-def _numbers(column: pa.Array) -> np.ndarray:
-    """(n,) float64, NaN where a cell is not a number: `gnnrec.cells.numbers`, fast for text."""
-    if column.null_count or pa.types.is_dictionary(column.type):
-        raise ValueError("no number, or a type of the careful way")
-    if not _is_text(column):
-        return numbers(_series(column))
-    longest = pc.max(pc.binary_length(column)).as_py() or 0
-    if longest <= _MAX_DIGITS and pc.all(pc.ascii_is_decimal(column)).as_py():
-        integers: np.ndarray = column.cast(pa.int64()).to_numpy()
-        return integers.astype(np.float64)
-    distinct = column.dictionary_encode()  # numbers that are not whole often repeat: 4.5, 3.5
-    parsed: np.ndarray = numbers(_series(distinct.dictionary))[distinct.indices.to_numpy()]
-    return parsed
-
-
-def _series(column: pa.Array) -> pd.Series:
-    """The column as `gnnrec.tables.read_table` would hand it on."""
-    frame: pd.DataFrame = pa.table({"": column}).to_pandas(ignore_metadata=True)
-    return frame[""]
-
-
-def _is_text(column: pa.Array) -> bool:
-    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenate, and let go of the parts; ValueError where there is none."""
-    joined = np.concatenate(parts)
-    parts.clear()
-    return joined

@@ -14,6 +14,7 @@ from gnnrec.datasets import get_spec, list_datasets, load
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.interactions import Columns, Interactions, read_interactions
 from gnnrec.items import ItemTable, read_items
+from gnnrec.packed import ABOUT, open_packed
 from gnnrec.split import Split
 from gnnrec.tables import shown
 
@@ -103,7 +104,12 @@ def open_file(
     Raises:
         DataError: A file is not usable, or no id of the items file is an item of the log.
     """
-    log = read_interactions(path, columns, min_weight)
+    if (Path(path) / ABOUT).is_file():
+        if min_weight is not None:
+            raise ConfigError(f"--min-weight: {path} is packed; give it to gnnrec data pack")
+        log = open_packed(Path(path))
+    else:
+        log = read_interactions(path, columns, min_weight)
     items = None
     if items_file is not None:
         items = _matching(read_items(items_file, log.columns.item), log, items_file, path)
