@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py              # the rows that docs/scaling.md computes with
     python benchmarks/scaling.py --quick      # small; writes no rows
+    python benchmarks/scaling.py --table      # the table of docs/scaling.md, from the rows
 
 pack   `gnnrec data pack` of a made log with text ids (that of `ingest.py`, Parquet): seconds and
        peak memory of a process of its own beyond its libraries, and the bytes of the folder
@@ -26,9 +27,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import report
+from common import RESULTS, report
 from growth import make, resident_bytes
 from ingest import peak, write_logs
+
+from gnnrec.ledger import read_rows
 
 MILLION = 1_000_000
 
@@ -114,16 +117,56 @@ def child(n: int, *arguments: str) -> str:
     ).stdout
 
 
+def table() -> str:
+    """What more edges need, by the rows of the largest measured logs, in proportion."""
+    rows = read_rows(RESULTS / "scaling.csv")
+    most = max(int(row["edges"]) for row in rows if row["measure"] == "step")
+
+    def value(measure: str, processes: int, name: str) -> float:
+        of_kind = [
+            row for row in rows if (row["measure"], row["processes"]) == (measure, str(processes))
+        ]
+        return float(max(of_kind, key=lambda row: int(row["edges"]))[name])
+
+    build = [
+        float(row["bytes_per_edge"])
+        for row in read_rows(RESULTS / "growth.csv")
+        if row["measure"] == "build" and int(row["edges"]) > MILLION * 10
+    ]
+    lines = [
+        "| | 1 billion edges | 10 billion | 100 billion |",
+        "|---|---|---|---|",
+    ]
+    for name, per_edge, unit, digits in (
+        ("packed log on disk, TB", value("pack", 1, "disk_bytes_per_edge"), 1e-12, 2),
+        ("packing on one machine, hours", value("pack", 1, "ns_per_edge"), 1e-9 / 3600, 1),
+        ("memory of packing, GB", value("pack", 1, "peak_bytes_per_edge"), 1e-9, 0),
+        ("the graph as rows in memory, GB", max(build), 1e-9, 0),
+        ("a whole-graph step, all processes' memory, GB",
+         2 * value("step", 2, "peak_bytes") / most, 1e-9, 0),
+        ("machines of 256 GB for that", 2 * value("step", 2, "peak_bytes") / most, 1e-9 / 256, 1),
+        ("its computing by one process, minutes", value("step", 1, "ns_per_edge"), 1e-9 / 60, 1),
+        ("by 64 processes, seconds", value("step", 2, "ns_per_edge") * 2 / 64, 1e-9, 1),
+    ):  # fmt: skip
+        cells = [f"{per_edge * edges * unit:,.{digits}f}" for edges in (1e9, 1e10, 1e11)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, and write results/scaling.csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print the page's table")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         kind, source, out = options.child
         (pack_child if kind == "pack" else step_child)(Path(source), Path(out))
+        return
+    if options.table:
+        print(table())
         return
     rows: list[dict[str, Any]] = []
     empty = dict.fromkeys(("measure", "processes", "edges", "users", "items", "seconds",
