@@ -15,7 +15,7 @@ MEASURE = "ndcg@20"
 def read(name: str) -> pd.DataFrame:
     """The rows of one file, fractions as percent."""
     frame = pd.read_csv(RESULTS / name)
-    if "fraction" in frame:
+    if "fraction" in frame and "kept" not in frame:
         frame["kept"] = (frame["fraction"] * 100).round().astype(int).astype(str) + " %"
     return frame
 
