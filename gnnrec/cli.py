@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gnnrec.cli_data import data_app
+from gnnrec.cli_export import export
 from gnnrec.cli_models import models_app
 from gnnrec.cli_serve import explore, serve
 from gnnrec.cli_tune import tune
@@ -58,9 +59,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
-app.command()(tune)
-app.command()(serve)
-app.command()(explore)
+for command in (tune, serve, explore, export):
+    app.command()(command)
 
 
 def main() -> None:

@@ -49,6 +49,9 @@ def examine() -> dict[str, Any]:
     found["service"] = (
         "ready" if importlib.util.find_spec("fastapi") else "missing: pip install 'gnnrec[serve]'"
     )
+    found["faiss"] = (
+        "ready" if importlib.util.find_spec("faiss") else "missing: pip install 'gnnrec[export]'"
+    )
     folder = cache_folder()
     found["cache"] = str(folder)
     found["cache_writable"] = _writable(folder)
