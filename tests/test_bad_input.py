@@ -36,7 +36,7 @@ CASES = [
     ("export rec --out rec", ["--out rec", "the recommender itself"]),
     ("export rec --out foreign", ["foreign", "other files"]),
     ("export rec --out o --index cube", ["--index cube", "flat, hnsw, ivf"]),
-    ("export rec --out o --lists 0", ["--lists", "0"]),
+    ("export rec --out o --lists 0", ["--lists", "greater than or equal to 1"]),
     ("explore nowhere --no-open", ["nowhere", "no such folder"]),
     ("explore ck --no-open", ["ck", "found a checkpoint", "gnnrec transfer"]),
     ("explore rec --no-open --port 70000", ["--port", "65535"]),

@@ -16,7 +16,7 @@ KINDS = ("flat", "hnsw", "ivf")
 CUTOFF = 20  # of the recall
 _LINKS, _BUILD, _SEARCH = 32, 200, 256  # of hnsw: neighbours, breadth of building and of searching
 _PER_CELL = 39  # items that faiss wants at least to place a cell of ivf
-_SHARE = 16  # one in so many cells is looked at
+_SHARE, _LEAST = 16, 16  # one in so many cells is looked at, and at least so many
 _AT_ONCE = 128  # users searched together
 _ROUNDING = 1e-5  # of a score against the largest
 
@@ -78,7 +78,7 @@ def build_index(items: np.ndarray, kind: str) -> tuple[Any, dict[str, int]]:
         centres = faiss.IndexFlatIP(dim)
         index = faiss.IndexIVFFlat(centres, dim, n_cells, faiss.METRIC_INNER_PRODUCT)
         index.train(items)
-        index.nprobe = min(n_cells, max(8, n_cells // _SHARE))
+        index.nprobe = min(n_cells, max(_LEAST, n_cells // _SHARE))
         settings = {"nlist": n_cells, "nprobe": index.nprobe}
     index.add(items)
     return index, settings
