@@ -24,6 +24,7 @@ ORDER = [
     "device",
     # the interaction log
     "tables",
+    "frames",
     "cells",
     "ids",
     "items",
@@ -107,6 +108,7 @@ ORDER = [
     "terms",
     "parts",
     "explain",
+    "served",
     "recommender",
     "saved",
     "export.tables",
