@@ -24,7 +24,7 @@ import scipy.sparse as sp
 import torch
 from common import report
 
-from gnnrec.export.index import CUTOFF, KINDS, build_index, recall_of
+from gnnrec.export.index import CUTOFF, KINDS, build_index, queries_of, recall_of
 from gnnrec.machine import peak_memory_mb, reset_peak_memory
 from gnnrec.scores import ScoreVectors, rows_of
 
@@ -80,7 +80,7 @@ def waits(ask: Callable[[np.ndarray], object], calls: int) -> dict[str, str]:
 def rows_for(n_items: int, calls: int) -> list[dict[str, Any]]:
     """Measure every way on a catalogue of a size."""
     vectors, seen = made_vectors(n_items)
-    queries, n_own = vectors.users.numpy(), np.diff(seen.indptr)
+    queries, n_own = queries_of(vectors), np.diff(seen.indptr)
     base = {"n_items": n_items, "dim": DIM, "n_users": N_USERS, "k": CUTOFF, "calls": calls}
 
     def exact(users: np.ndarray) -> object:

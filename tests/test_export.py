@@ -21,12 +21,13 @@ from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.export import export_recommender
-from gnnrec.export.index import KINDS, build_index, recall_of
+from gnnrec.export.index import KINDS, build_index, levelled, queries_of, recall_of
 from gnnrec.export.program import Lists
 from gnnrec.filters import GraphFilter
 from gnnrec.interactions import Interactions
 from gnnrec.ncf import NeuMF
 from gnnrec.recommender import Recommender
+from gnnrec.scores import ScoreVectors
 
 ENCODERS = ("lightgcn", "gmf", "mlp", "neumf", "channels", "graph-filter")
 NOWHERE = """
@@ -227,11 +228,34 @@ def test_an_index_holds_the_items_and_says_what_it_finds(kind, recommenders, tmp
     assert found["recall@20"] == 1.0 if kind == "flat" else found["recall@20"] > 0.5
     index = faiss.read_index(str(tmp_path / "out" / "items.faiss"))
     vectors = recommender.vectors
-    scores, items = index.search(vectors.users[:3].numpy(), 5)
+    scores, items = index.search(queries_of(vectors)[:3], 5)
     expected = (vectors.users[:3] @ vectors.items.T).gather(1, torch.from_numpy(items))
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     if kind == "flat":
         np.testing.assert_allclose(scores, vectors.of(np.arange(3)).top_k(5)[0], rtol=1e-5)
+
+
+def test_levelled_items_are_of_one_length_and_score_the_same(recommenders):
+    vectors = recommenders("lightgcn").vectors
+    items = levelled(vectors.items.numpy())
+    lengths = np.linalg.norm(items, axis=1)
+    np.testing.assert_allclose(lengths, np.linalg.norm(vectors.items, axis=1).max(), rtol=1e-5)
+    expected = vectors.users @ vectors.items.T
+    np.testing.assert_allclose(queries_of(vectors) @ items.T, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_items_of_a_large_bias_hide_no_others(kind):
+    """Biases of popular items are larger than what users differ by; found by a real log."""
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    items = 0.2 * rng.standard_normal((4000, 17)).astype(np.float32)
+    items[:, -1] = 2.0 * rng.exponential(size=4000)
+    users = np.ones((50, 17), dtype=np.float32)
+    users[:, :-1] = 4.0 * rng.standard_normal((50, 16))
+    vectors = ScoreVectors(torch.from_numpy(users), torch.from_numpy(items))
+    index, _ = build_index(items, kind)
+    assert recall_of(index, vectors, sp.csr_array((50, 4000)))["recall@20"] > 0.9
 
 
 def test_recall_counts_what_is_missing(recommenders):

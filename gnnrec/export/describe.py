@@ -87,7 +87,7 @@ _USES = {
     ],
     "items.faiss": [
         "index = faiss.read_index('items.faiss'); an item's number is its row in items.parquet.",
-        "scores, items = index.search(queries, n); queries are users' vectors with a 1 at the end.",
+        "scores, items = index.search(queries, n): users' vectors with a 1 and a 0 at the end.",
         "Ask for as many more as the user has, and leave these out.",
     ],
     "program.pt2": [
