@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch first and on its own, so that a build that is already at hand is taken.
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[text,report,baselines,tune,hub,serve,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[text,report,baselines,tune,hub,serve,export,tensorboard,dev]'
 	touch $@
 
 demo: $(STAMP)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gnnrec.cli_bench import bench, report
 from gnnrec.cli_data import data_app
+from gnnrec.cli_export import export
 from gnnrec.cli_models import models_app
 from gnnrec.cli_serve import explore, serve
 from gnnrec.cli_tune import tune
@@ -26,6 +28,7 @@ from gnnrec.options import (
     Mirror,
     Out,
     Seed,
+    Tensorboard,
     TextColumn,
     TimeColumn,
     UserColumn,
@@ -58,9 +61,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
-app.command()(tune)
-app.command()(serve)
-app.command()(explore)
+for command in (tune, serve, explore, export, bench, report):
+    app.command()(command)
 
 
 def main() -> None:
@@ -145,6 +147,7 @@ def pretrain(
         int | None, typer.Option(min=0, help="Last layers of the sentence encoder to retrain too.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
+    tensorboard: Tensorboard = None,
     seed: Seed = None,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -158,6 +161,7 @@ def pretrain(
     json_: Json = False,
 ) -> None:
     """Pretrain an encoder on one or several source graphs."""
+    from gnnrec.callbacks import on_board
     from gnnrec.commands import pretrain_command
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
@@ -188,7 +192,8 @@ def pretrain(
         "train.max_steps": max_steps,
         "seed": seed,
     }
-    emit(json_, pretrain_command(open_sources, out, text, config, overrides, device, say))
+    with on_board(tensorboard):
+        emit(json_, pretrain_command(open_sources, out, text, config, overrides, device, say))
 
 
 @app.command()
@@ -206,6 +211,7 @@ def transfer(
     split: Annotated[str | None, typer.Option(help="ratio or time.")] = None,
     fraction: Annotated[float | None, typer.Option(help="Share of training rows kept.")] = None,
     cutoffs: Cutoffs = [10, 20],  # noqa: B006 (typer copies it)
+    tensorboard: Tensorboard = None,
     seed: Seed = None,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -219,22 +225,24 @@ def transfer(
     json_: Json = False,
 ) -> None:
     """Adapt a checkpoint to a target log and save a recommender."""
+    from gnnrec.callbacks import on_board
     from gnnrec.commands import transfer_command
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     overrides = {"retrain": retrain, "split": split, "fraction": fraction, "seed": seed}
-    report = transfer_command(
-        checkpoint,
-        lambda: open_named(target, items, columns, min_weight, mirror),
-        out,
-        test,
-        config,
-        overrides,
-        device,
-        tuple(cutoffs),
-        min_weight,
-        say,
-    )
+    with on_board(tensorboard):
+        report = transfer_command(
+            checkpoint,
+            lambda: open_named(target, items, columns, min_weight, mirror),
+            out,
+            test,
+            config,
+            overrides,
+            device,
+            tuple(cutoffs),
+            min_weight,
+            say,
+        )
     say(
         text_table(
             metric_rows(
@@ -332,57 +340,6 @@ def recommend(
             say(f"... {len(frame) - len(shown)} more rows; write them with --out")
         summary["recommendations"] = frame.to_dict("records") if json_ else []
     emit(json_, summary)
-
-
-@app.command()
-def bench(
-    suite: Annotated[Path, typer.Argument(metavar="SUITE.toml", help="What to run.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Results folder (default: runs/bench/NAME).")
-    ] = None,
-    limit_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop between runs after so many minutes.")
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Filter, as target=A|B,arm=scratch; also source, encoder, scenario, "
-            "fraction, seed."
-        ),
-    ] = None,
-    device: Device = "auto",
-    mirror: Mirror = None,
-    json_: Json = False,
-) -> None:
-    """Run a benchmark suite, a row per run; started again, it goes on where it was."""
-    from gnnrec.bench import run_bench
-    from gnnrec.suite import load_suite
-
-    settings = load_suite(suite)
-    emit(
-        json_,
-        run_bench(
-            settings,
-            out or Path("runs/bench") / settings.name,
-            device=device,
-            mirror=mirror,
-            only=only or (),
-            limit_minutes=limit_minutes,
-            say=say,
-        ),
-    )
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results folder of gnnrec bench.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write (default: DIR).")] = None,
-    json_: Json = False,
-) -> None:
-    """Make one HTML page and a Markdown file of a suite's results."""
-    from gnnrec.suite_report import report_command
-
-    emit(json_, report_command(folder, out, say))
 
 
 @app.command()

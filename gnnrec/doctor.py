@@ -33,6 +33,8 @@ _EXTRAS = {
     "tuning": ("tune", "optuna"),
     "hub": ("hub", "huggingface_hub"),
     "service": ("serve", "fastapi"),
+    "index": ("export", "faiss"),
+    "tensorboard": ("tensorboard", "tensorboard"),
 }
 _SECONDS = 2.0  # for an answer from the network
 

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from gnnrec.cells import times_of, weights_of
 from gnnrec.columns import Columns, check_columns, join_texts, text_values
 from gnnrec.errors import DataError
+from gnnrec.frames import Frame, as_pandas
 from gnnrec.ids import Vocabulary, extend_ids, factorize_ids
 from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.items import ItemTable, read_items
@@ -79,7 +80,7 @@ class Interactions:
     @classmethod
     def from_frame(
         cls,
-        df: pd.DataFrame,
+        df: Frame,
         columns: Columns | None = None,
         min_weight: float | None = None,
         where: str = "DataFrame",
@@ -94,7 +95,7 @@ class Interactions:
         joined with a space in the order of their rows.
 
         Args:
-            df: One row per interaction.
+            df: One row per interaction; see `gnnrec.frames.as_pandas` for what is taken.
             columns: Names of its columns; see `gnnrec.columns.check_columns`.
             min_weight: Rows of a smaller weight are left out, before pairs are collapsed.
             where: File or description for messages.
@@ -104,6 +105,7 @@ class Interactions:
                 left.
         """
         columns = columns or Columns()
+        df = as_pandas(df, where, (columns.user, columns.item, columns.weight))
         where = source_name(df, where)
         check_columns(list(df.columns), columns, where)
         if df.empty:

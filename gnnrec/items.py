@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gnnrec.frames import Frame, as_pandas
 from gnnrec.ids import Vocabulary, factorize_ids
 from gnnrec.tables import data_error, read_table, source_name
 
@@ -35,7 +36,7 @@ class ItemTable:
 
     @classmethod
     def from_frame(
-        cls, df: pd.DataFrame, item_column: str = "item_id", where: str = "DataFrame"
+        cls, df: Frame, item_column: str = "item_id", where: str = "DataFrame"
     ) -> ItemTable:
         """Make an item table of every text column, in the order of the columns. O(cells).
 
@@ -46,6 +47,7 @@ class ItemTable:
         Raises:
             DataError: The id column is missing, or an id is missing or empty.
         """
+        df = as_pandas(df, where)
         where = source_name(df, where)
         if item_column not in df.columns:
             found = "the columns " + ", ".join(map(str, df.columns))

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from gnnrec.callbacks import tell, tell_end
 from gnnrec.config import TrainConfig
 from gnnrec.errors import GnnrecError
 from gnnrec.heads import IdTables
 from gnnrec.ranks import ALONE, Ranks
 from gnnrec.resume import Stage, State, next_stage
 from gnnrec.signals import asked, check, held, stop
-from gnnrec.storage import append_json
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -109,7 +109,7 @@ def optimise(
     if kept is not None:
         loop.take(kept)
         for record in result.history:
-            _note(log, label, record)
+            tell(log, label, record)
     started = time.perf_counter() - result.seconds
     bar = tqdm(total=config.max_steps, initial=loop.step, desc=label, delay=1, mininterval=1.0)
 
@@ -133,7 +133,7 @@ def optimise(
                 seconds = round(time.perf_counter() - started, 4)
                 record = {"step": step, "value": value, "loss": loop.running, "seconds": seconds}
                 result.history.append(record)
-                _note(log, label, record)
+                tell(log, label, record)
                 bar.set_postfix(value=f"{value:.4f}", refresh=False)
                 loop.judge(value, keep_best)
                 if loop.misses >= config.patience:
@@ -184,6 +184,7 @@ def optimise(
     if not loop.done:
         loop.done = True
         stage.save(loop.state())
+    tell_end(label, result.summary())
     return result
 
 
@@ -272,11 +273,6 @@ def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
             parameter.grad = torch.zeros_like(parameter)
         found.append(parameter.grad)
     return found
-
-
-def _note(log: Path | None, label: str, record: dict[str, float]) -> None:
-    if log is not None:
-        append_json(log, {"label": label, **record})
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

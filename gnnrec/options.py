@@ -29,6 +29,7 @@ TextColumn = Annotated[
     str, typer.Option(help="Column of what users wrote; of a registered set only if named.")
 ]
 MinWeight = Annotated[float | None, typer.Option(help="Leave out rows below this weight.")]
+Tensorboard = Annotated[Path | None, typer.Option(help="Folder to write TensorBoard's files to.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Cutoffs = Annotated[list[int], typer.Option("-k", min=1, help="Cut-off; may be repeated.")]
 LogName = Annotated[str, typer.Argument(metavar="NAME-or-FILE")]

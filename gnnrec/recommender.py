@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import scipy.sparse as sp
 import torch
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig
-from gnnrec.device import resolve_device
-from gnnrec.errors import ConfigError, DataError
-from gnnrec.explain import Explainer, Explanation
+from gnnrec.errors import DataError
+from gnnrec.explain import Explanation
 from gnnrec.filters import GraphFilter
-from gnnrec.histories import Histories
+from gnnrec.frames import Frame, as_kind, check_kind
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.items import ItemTable
 from gnnrec.lists import allowed_mask, check_k, ranked_frame, similar_frame
 from gnnrec.model import Transferable
-from gnnrec.scores import ScoreVectors, rows_of
+from gnnrec.scores import rows_of
+from gnnrec.served import Served
 from gnnrec.split import carve_validation
 from gnnrec.text import TextEncoder
 from gnnrec.transfer import adapt
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
     from gnnrec.transfer import Adapted
 
 
-class Recommender:
+class Recommender(Served):
     """Recommends to the users of one log, and to users it has never seen.
 
     Any number of threads may ask at once; `fit`, `update` and `forget_user` want it for themselves.
@@ -53,18 +50,10 @@ class Recommender:
     def __init__(
         self, checkpoint: Checkpoint, config: TransferConfig | None = None, device: str = "auto"
     ) -> None:
-        self.checkpoint = checkpoint
+        super().__init__(checkpoint, device)
         self.config = config or TransferConfig()
-        self.device = resolve_device(device)
         self.record: dict[str, Any] = {}
-        self.text_delta = checkpoint.text
-        self._catalogue: Catalogue | None = None
-        self._model: Transferable | None = None
-        self._vectors: ScoreVectors | None = None
-        self._seen: sp.csr_array | None = None
-        self._histories: Histories | None = None
-        self._explainer: Explainer | None = None
-        self._lock = threading.Lock()
+        self._output = "pandas"
 
     @classmethod
     def from_pretrained(
@@ -93,8 +82,8 @@ class Recommender:
 
     def fit(
         self,
-        interactions: pd.DataFrame | Interactions,
-        items: pd.DataFrame | ItemTable | None = None,
+        interactions: Frame | Interactions,
+        items: Frame | ItemTable | None = None,
         columns: Columns | None = None,
     ) -> Recommender:
         """Adapt to a log: choose the number of steps on a validation part, then refit on all rows.
@@ -102,8 +91,10 @@ class Recommender:
         Args:
             interactions: Columns user_id and item_id (other names through `columns`), optionally
                 weight, timestamp and text (what the user wrote). A row is a positive; repeated
-                pairs count once.
-            items: Column item_id and any text columns; items without interactions may be in it.
+                pairs count once. A table of pandas, polars or pyarrow, or a scipy sparse matrix of
+                users x items: see `gnnrec.frames.as_pandas`.
+            items: Column item_id and any text columns; items without interactions may be in it. A
+                table of pandas, polars or pyarrow.
             columns: Column names of `interactions`; its `item` also names the key of `items`.
 
         Returns:
@@ -113,9 +104,9 @@ class Recommender:
             DataError: A frame is not usable; says which row and column.
         """
         columns = columns or Columns()
-        if isinstance(interactions, pd.DataFrame):
+        if not isinstance(interactions, Interactions):
             interactions = Interactions.from_frame(interactions, columns)
-        if isinstance(items, pd.DataFrame):
+        if items is not None and not isinstance(items, ItemTable):
             items = ItemTable.from_frame(items, interactions.columns.item)
         encoder = self.checkpoint.text_encoder(str(self.device))
         catalogue = Catalogue.build(interactions, items, encoder)
@@ -166,15 +157,12 @@ class Recommender:
         x = catalogue.target().graph_input(rank=rank, device=self.device)
         with torch.no_grad():
             vectors = model(x)
-        self._catalogue, self._model = catalogue, model
-        self._histories, self._explainer = None, None
-        self._vectors = vectors.cpu()
-        self._seen = x.graph.user_items
+        self._place(catalogue, model, vectors.cpu(), x.graph.user_items)
 
     def update(
         self,
-        interactions: pd.DataFrame | Interactions,
-        items: pd.DataFrame | ItemTable | None = None,
+        interactions: Frame | Interactions,
+        items: Frame | ItemTable | None = None,
     ) -> Recommender:
         """Fold new interactions, users and items in without training: one propagation.
 
@@ -186,9 +174,9 @@ class Recommender:
         """
         catalogue = self._fitted()
         columns = catalogue.log.columns
-        if isinstance(interactions, pd.DataFrame):
+        if not isinstance(interactions, Interactions):
             interactions = Interactions.from_frame(interactions, columns)
-        if isinstance(items, pd.DataFrame):
+        if items is not None and not isinstance(items, ItemTable):
             items = ItemTable.from_frame(items, columns.item)
         model = self.checkpoint.config.text_model
         encoder = TextEncoder(model, str(self.device), self.text_delta) if model else None
@@ -216,6 +204,22 @@ class Recommender:
 
     # Recommending
 
+    def set_output(self, kind: str) -> Recommender:
+        """Choose what `recommend`, `recommend_to_histories` and `similar_items` return.
+
+        Args:
+            kind: pandas (the default), polars or pyarrow. It is not saved.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ConfigError: There is no such kind, or its library is missing.
+        """
+        check_kind(kind)
+        self._output = kind
+        return self
+
     def recommend(
         self,
         users: Iterable[Any] | None = None,
@@ -224,7 +228,7 @@ class Recommender:
         include_seen: bool = False,
         allow: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
-    ) -> pd.DataFrame:
+    ) -> Frame:
         """Return the k best items of each user, best first.
 
         Args:
@@ -237,6 +241,7 @@ class Recommender:
 
         Returns:
             Columns: user and item under the log's own names, score (float32), rank (from 1), known.
+            A pandas DataFrame, or what `set_output` chose.
             Cost: O(users x n_items x d), in chunks.
 
         Raises:
@@ -246,13 +251,13 @@ class Recommender:
         check_k(k)
         raw: Sequence[Any] | np.ndarray = log.user_ids if users is None else list(users)
         codes = np.arange(log.n_users) if users is None else log.user_codes(raw)
-        assert self._seen is not None
-        seen = None if include_seen else rows_of(self._seen, codes)
+        seen = None if include_seen else rows_of(self.seen, codes)
         scores, items = vectors.of(codes).top_k(
             min(k, log.n_items), seen=seen, allowed=allowed_mask(log, allow, exclude)
         )
         named = np.asarray(raw, dtype=log.user_ids.dtype if users is None else object)
-        return ranked_frame(log, (log.columns.user, named), codes >= 0, scores, items)
+        found = ranked_frame(log, (log.columns.user, named), codes >= 0, scores, items)
+        return as_kind(found, self._output)
 
     def recommend_to_histories(
         self,
@@ -262,7 +267,7 @@ class Recommender:
         include_seen: bool = False,
         allow: Iterable[Any] | None = None,
         exclude: Iterable[Any] | None = None,
-    ) -> pd.DataFrame:
+    ) -> Frame:
         """Return the k best items for somebody who has these items; the log does not change.
 
         Fast, and close to `update` and `recommend`: see `gnnrec.histories` for what is exact.
@@ -287,9 +292,10 @@ class Recommender:
             allowed=allowed_mask(log, allow, exclude),
         )
         places = np.arange(len(histories))
-        return ranked_frame(log, ("history", places), np.diff(rows.indptr) > 0, scores, items)
+        found = ranked_frame(log, ("history", places), np.diff(rows.indptr) > 0, scores, items)
+        return as_kind(found, self._output)
 
-    def similar_items(self, items: Iterable[Any], k: int = 10) -> pd.DataFrame:
+    def similar_items(self, items: Iterable[Any], k: int = 10) -> Frame:
         """Return the k nearest items by cosine of their vectors, popularity left out.
 
         Returns:
@@ -298,7 +304,8 @@ class Recommender:
         Raises:
             DataError: An id is not in the catalogue.
         """
-        return similar_frame(self._fitted().log, self.vectors.item_vectors, list(items), k)
+        found = similar_frame(self._fitted().log, self.vectors.item_vectors, list(items), k)
+        return as_kind(found, self._output)
 
     def explain(self, user: Any, item: Any) -> Explanation:  # noqa: ANN401 (ids of any type)
         """Say why a user gets an item: parts that add up to the score, and what is behind them.
@@ -314,56 +321,7 @@ class Recommender:
         codes = catalogue.log.item_codes(list(items))
         return [catalogue.titles[code] if code >= 0 else "" for code in codes]
 
-    # Parts that others read
-
-    @property
-    def log(self) -> Interactions:
-        """The interactions it serves from."""
-        return self._fitted().log
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The log with titles and text vectors."""
-        return self._fitted()
-
-    @property
-    def model(self) -> Transferable:
-        """The adapted model."""
-        self._fitted()
-        assert self._model is not None
-        return self._model
-
-    @property
-    def vectors(self) -> ScoreVectors:
-        """User and item vectors on the CPU."""
-        self._fitted()
-        assert self._vectors is not None
-        return self._vectors
-
-    @property
-    def explainer(self) -> Explainer:
-        """Explains many scores, by codes; made when first asked for."""
-        with self._lock:
-            if self._explainer is None:
-                parts = self.catalogue, self.model, self.vectors, self.seen
-                self._explainer = Explainer(*parts, self.checkpoint.config.spectral_rank)
-            return self._explainer
-
-    @property
-    def seen(self) -> sp.csr_array:
-        """(n_users, n_items) CSR of what each user has."""
-        self._fitted()
-        assert self._seen is not None
-        return self._seen
-
-    def histories(self) -> Histories:
-        """What scores histories; made at the first call, for all threads."""
-        with self._lock:
-            if self._histories is None:
-                rank = self.checkpoint.config.spectral_rank
-                parts = (self.catalogue, self.model, self.vectors)
-                self._histories = Histories(*parts, rank, self.device)
-            return self._histories
+    # Keeping it
 
     def save(self, folder: str | Path) -> None:
         """Write everything needed to serve and to update; see `gnnrec.saved`."""
@@ -381,17 +339,3 @@ class Recommender:
         from gnnrec.saved import load_recommender
 
         return load_recommender(cls, folder, device)
-
-    def restore(self, catalogue: Catalogue, model: Transferable, vectors: ScoreVectors) -> None:
-        """Put saved parts in place without computing anything."""
-        self._catalogue, self._model, self._vectors = catalogue, model.eval(), vectors
-        self._histories, self._explainer = None, None
-        log = catalogue.log
-        ones = np.ones(log.n_interactions, dtype=np.float32)
-        shape = (log.n_users, log.n_items)
-        self._seen = sp.csr_array((ones, (log.users, log.items)), shape=shape)
-
-    def _fitted(self) -> Catalogue:
-        if self._catalogue is None:
-            raise ConfigError("this Recommender has no data yet; call fit, or load a saved one")
-        return self._catalogue

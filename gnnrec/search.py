@@ -13,6 +13,7 @@ import scipy.optimize
 import torch
 from tqdm import tqdm
 
+from gnnrec.callbacks import tell, tell_end
 from gnnrec.device import numpy_generator
 from gnnrec.evaluate import evaluate_scores
 from gnnrec.features import GraphInput
@@ -20,7 +21,6 @@ from gnnrec.filters import GraphFilter
 from gnnrec.loop import TrainResult
 from gnnrec.resume import State, next_stage
 from gnnrec.signals import asked, check, held
-from gnnrec.storage import append_json
 
 # How far the search first steps in each number: what changes a ranking visibly.
 _FIRST_STEP = {"log2_ridge": -0.7, "log2_tail": -0.3, "cosine_weight": 0.3}
@@ -106,8 +106,7 @@ def search(
         step = len(result.history)
         record = {"step": step, "value": value} | dict(zip(names, point.tolist(), strict=True))
         result.history.append(record)
-        if log is not None:
-            append_json(log, {"label": label, **record})
+        tell(log, label, record)
         if value < result.best_value:
             result.best_value, result.best_step, best = value, step, point.copy()
         bar.set_postfix(value=f"{-result.best_value:.4f}", refresh=False)
@@ -129,6 +128,7 @@ def search(
     _assign(parameters, best)
     result.steps = len(result.history)
     result.seconds = time.perf_counter() - started
+    tell_end(label, result.summary())
     return result
 
 
