@@ -10,6 +10,7 @@ of a callback ends the training.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,8 +142,11 @@ class TensorBoard:
 
 @contextmanager
 def on_board(folder: Path | None) -> Iterator[None]:
-    """Write what trains inside for TensorBoard, unless the folder is None."""
-    if folder is None:
+    """Write what trains inside for TensorBoard, unless the folder is None.
+
+    Of several processes (`gnnrec.ranks`) the first writes.
+    """
+    if folder is None or os.environ.get("RANK", "0") != "0":
         yield
         return
     board = TensorBoard(folder)
