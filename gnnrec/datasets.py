@@ -94,7 +94,13 @@ def fetch(
         )
     copies = None if mirror is None else Path(mirror) / spec.folder
     folder = cache_folder() / spec.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot keep data sets there ({error.strerror}); set {CACHE_VARIABLE} to a "
+            "folder you can write"
+        ) from error
     if spec.loader is parsers.parse_movielens:
         _fetch_movielens(spec, folder, copies, progress)
         return folder

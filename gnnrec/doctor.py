@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
+import socket
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from gnnrec.datasets import cache_folder
+from gnnrec.datasets import MIRROR_VARIABLE, cache_folder, list_datasets
 from gnnrec.text import text_available
 
 _PACKAGES = (
@@ -22,13 +26,28 @@ _PACKAGES = (
     "pandas",
     "pyarrow",
 )
+# What an extra brings, by the module that is looked for.
+_EXTRAS = {
+    "plots": ("report", "matplotlib"),
+    "baselines": ("baselines", "implicit"),
+    "tuning": ("tune", "optuna"),
+    "hub": ("hub", "huggingface_hub"),
+    "service": ("serve", "fastapi"),
+    "faiss": ("export", "faiss"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+}
+_SECONDS = 2.0  # for an answer from the network
 
 
 def examine() -> dict[str, Any]:
-    """Return findings by name; each that is wrong says how to mend it. O(1), no network."""
+    """Return findings by name; each that is wrong says how to mend it.
+
+    Cost: O(1), and one connection to where data sets are published, which is closed at once.
+    """
     import torch
 
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    found["installed"] = _installed()
     for name in _PACKAGES:
         try:
             found[name] = version(name)
@@ -41,23 +60,41 @@ def examine() -> dict[str, Any]:
     )
     found["memory_bytes"] = _memory()
     found["text"] = "ready" if text_available() else "missing: pip install 'gnnrec[text]'"
-    found["plots"] = (
-        "ready"
-        if importlib.util.find_spec("matplotlib")
-        else "missing: pip install 'gnnrec[report]'"
-    )
-    found["service"] = (
-        "ready" if importlib.util.find_spec("fastapi") else "missing: pip install 'gnnrec[serve]'"
-    )
-    found["faiss"] = (
-        "ready" if importlib.util.find_spec("faiss") else "missing: pip install 'gnnrec[export]'"
-    )
+    for name, (extra, module) in _EXTRAS.items():
+        there = importlib.util.find_spec(module)
+        found[name] = "ready" if there else f"missing: pip install 'gnnrec[{extra}]'"
     folder = cache_folder()
     found["cache"] = str(folder)
     found["cache_writable"] = _writable(folder)
-    found["data_mirror"] = os.environ.get("GNNREC_DATA_MIRROR") or "not set"
+    found["data_mirror"] = os.environ.get(MIRROR_VARIABLE) or "not set"
+    found["network"] = _network()
     found["output_is_a_terminal"] = sys.stderr.isatty()
     return found
+
+
+def _installed() -> str:
+    """How and where: an editable install, or one of a wheel."""
+    where = Path(__file__).parent
+    try:
+        about = json.loads(Distribution.from_name("gnnrec").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return f"not by pip, run from {where}"
+    editable = about.get("dir_info", {}).get("editable", False)
+    return f"{'editable, ' if editable else ''}{where}"
+
+
+def _network() -> str:
+    """Whether data sets can be fetched from where they are published."""
+    address = next(url for spec in list_datasets() for url in spec.urls.values() if url)
+    host = urlsplit(address).hostname or ""
+    try:
+        socket.create_connection((host, 443), _SECONDS).close()
+    except OSError as error:
+        return (
+            f"no: {host} cannot be reached ({error}); what is shipped works, for data sets set "
+            f"{MIRROR_VARIABLE} to a folder that has copies"
+        )
+    return "ready"
 
 
 def _memory() -> int | None:

@@ -194,6 +194,14 @@ def pretrain_arguments(out):
     return ("pretrain", "--source", "log.csv", "--out", out, *few)
 
 
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """A shell gives its background jobs a SIGINT that is ignored; here it is Python's own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def shop(work):
     few = "max_steps = 6\nevaluate_every = 2\nbatch_size = 16\nn_negatives = 8\n"
@@ -205,8 +213,6 @@ def shop(work):
 
 
 def test_a_signal_keeps_the_state_and_the_same_command_goes_on(shop, run, monkeypatch):
-    # A shell gives its background jobs a SIGINT that is ignored.
-    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     assert run(*pretrain_arguments("whole"))[0] == 0
     step = torch.optim.Adam.step
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
