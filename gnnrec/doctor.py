@@ -33,7 +33,7 @@ _EXTRAS = {
     "tuning": ("tune", "optuna"),
     "hub": ("hub", "huggingface_hub"),
     "service": ("serve", "fastapi"),
-    "index": ("export", "faiss"),
+    "faiss": ("export", "faiss"),
     "tensorboard": ("tensorboard", "tensorboard"),
 }
 _SECONDS = 2.0  # for an answer from the network

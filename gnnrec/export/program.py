@@ -5,6 +5,7 @@ It is made for elsewhere. gnnrec writes it and never loads one: a program is cod
 
 from __future__ import annotations
 
+import copy
 import importlib
 import warnings
 from pathlib import Path
@@ -78,7 +79,7 @@ class _TowerPart(nn.Module):
 
     def __init__(self, scores: TowerScores) -> None:
         super().__init__()
-        self.tower = scores.tower
+        self.tower = copy.deepcopy(scores.tower).requires_grad_(False)  # the model keeps its own
         self.register_buffer("users", scores.users.clone())
         self.register_buffer("items", scores.items.clone())
         self.register_buffer("fusion", scores.fusion.detach().clone())
