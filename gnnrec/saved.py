@@ -179,7 +179,8 @@ def load_recommender(
         for name, count, extra in (("users", log.n_users, 1), ("items", log.n_items, 0)):
             name, shape = f"tower_{name}", torch.Size([model.tower.item.out_features + extra])
             _check_table(tensors.get(name), name, count, shape, folder)
-        part = model.tower_scores(tensors["tower_users"], tensors["tower_items"])
+        # A tower of its own, which stays on the processor where the model goes to a GPU.
+        part = model.tower_scores(tensors["tower_users"], tensors["tower_items"]).cpu()
     text = written = None
     width = torch.Size([model_config.text_dim])
     if "text" in tensors:

@@ -23,6 +23,7 @@ from gnnrec.errors import ConfigError, DataError
 from gnnrec.export import export_recommender
 from gnnrec.export.index import KINDS, build_index, levelled, queries_of, recall_of
 from gnnrec.export.program import Lists
+from gnnrec.export.tables import _at
 from gnnrec.filters import GraphFilter
 from gnnrec.interactions import Interactions
 from gnnrec.ncf import NeuMF
@@ -217,6 +218,23 @@ def test_tables_hold_the_vectors_in_groups_of_rows(recommenders, tmp_path, monke
         map(tuple, log[["user_id", "item_id"]].to_numpy())
     )
     assert len(seen) == len(log)
+
+
+def test_weights_of_a_walk_stand_at_their_pairs(recommenders, tmp_path):
+    recommender = recommenders("channels")
+    walk = recommender.vectors.walk
+    whole = walk.start.sorted_indices()
+    start = whole.copy()
+    start.data[:3] = 0
+    start.eliminate_zeros()  # what a multiplication may do
+    export_recommender(recommender, tmp_path / "out", program=False)
+    pairs = pq.read_table(tmp_path / "out" / "seen.parquet").to_pandas()
+    users = recommender.log.user_codes(pairs.user_id)
+    items = recommender.log.item_codes(pairs.item_id)
+    for name, matrix in (("start", walk.start), ("step", walk.operator.scipy())):
+        assert np.array_equal(pairs[name], matrix.toarray()[users, items]) and pairs[name].all()
+    values = _at(whole, start)
+    assert not values[:3].any() and np.array_equal(values[3:], whole.data[3:])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -234,6 +234,14 @@ def test_processes_share_the_vectors_of_a_folder(family, tmp_path):
         assert any(low <= table.data_ptr() < high for low, high in bounds)
 
 
+def test_a_loaded_tower_ranks_on_the_processor_wherever_the_model_goes(tmp_path):
+    recommender_of("neumf", 6, 1).save(tmp_path / "r")
+    loaded = Recommender.load(tmp_path / "r", "cpu")
+    expected = loaded.recommend(k=3)
+    loaded.model.to("meta")  # in place, as to a GPU
+    pd.testing.assert_frame_equal(loaded.recommend(k=3), expected)
+
+
 @given(st.lists(st.sampled_from(["1", " 1 ", "01", "a", "", " ", "nan", "None", "1.0"])))
 def test_texts_alone_find_what_they_find_among_others(texts):
     for ids in (np.array([1, 2]), np.array(["1", "a", "nan"], dtype=object)):

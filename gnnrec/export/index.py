@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from gnnrec.errors import ConfigError
 from gnnrec.scores import ScoreVectors, rows_of
+from gnnrec.tower import TowerScores
 
 KINDS = ("flat", "hnsw", "ivf")
 CUTOFF = 20  # of the recall
@@ -45,9 +46,9 @@ def no_product(vectors: ScoreVectors) -> str | None:
     """Return what else than an inner product the scores are, None for nothing else."""
     if vectors.walk is not None:
         return "an inner product and a walk over the graph, which no short vectors hold"
-    if vectors.part is not None:
+    if isinstance(vectors.part, TowerScores):
         return "made by a tower of layers for every pair"
-    return None
+    return None if vectors.part is None else f"of the kind {type(vectors.part).__name__}"
 
 
 def levelled(items: np.ndarray) -> np.ndarray:
@@ -57,7 +58,7 @@ def levelled(items: np.ndarray) -> np.ndarray:
     now score alike, which the links of hnsw and the cells of ivf live on. Without it the items of
     the largest bias draw all to themselves.
 
-    Source: Bachrach et al. 2014, "Speeding up the Xbox recommender system", section 3.2.
+    Source: Bachrach et al. 2014, "Speeding up the Xbox recommender system".
     """
     squares = np.square(items, dtype=np.float64).sum(axis=1)
     return np.column_stack([items, np.sqrt(squares.max() - squares)]).astype(np.float32)

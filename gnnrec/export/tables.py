@@ -12,7 +12,7 @@ import pyarrow.parquet as pa_parquet
 import scipy.sparse as sp
 from torch import Tensor
 
-from gnnrec.scores import Differentiable, Walk
+from gnnrec.scores import Differentiable
 
 if TYPE_CHECKING:
     from gnnrec.recommender import Recommender
@@ -89,9 +89,10 @@ def _array(values: np.ndarray) -> pa.Array:
 
 
 def _pairs(recommender: Recommender) -> Iterator[pa.Table]:
-    log, walk, seen = recommender.log, recommender.vectors.walk, recommender.seen
-    seen = _sorted(seen)
-    weights = {} if walk is None else _of_walk(walk)
+    log, walk, seen = recommender.log, recommender.vectors.walk, _sorted(recommender.seen)
+    weights = {}
+    if walk is not None:
+        weights = {"start": _at(seen, walk.start), "step": _at(seen, walk.operator.scipy())}
     for part in _parts(seen.nnz, _ROWS):
         users = np.searchsorted(seen.indptr, np.arange(part.start, part.stop), side="right") - 1
         columns = {"user_id": log.user_ids[users], "item_id": log.item_ids[seen.indices[part]]}
@@ -101,11 +102,18 @@ def _pairs(recommender: Recommender) -> Iterator[pa.Table]:
         )
 
 
-def _of_walk(walk: Walk) -> dict[str, np.ndarray]:
-    """What a pair of the log weighs at the walk's start and in its steps, in the log's order."""
-    start, step = _sorted(walk.start), _sorted(walk.operator.scipy())
-    assert np.array_equal(start.indices, step.indices)  # both have the log's pairs
-    return {"start": start.data, "step": step.data}
+def _at(pairs: sp.csr_array, matrix: sp.csr_array) -> np.ndarray:
+    """Return what a matrix has at the entries of `pairs`, (n,); it has no others. O(n log n)."""
+    values = np.zeros(pairs.nnz, dtype=np.float32)
+    matrix = _sorted(matrix)
+    values[np.searchsorted(_places(pairs), _places(matrix))] = matrix.data
+    return values
+
+
+def _places(matrix: sp.csr_array) -> np.ndarray:
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    places: np.ndarray = rows * matrix.shape[1] + matrix.indices
+    return places
 
 
 def _sorted(matrix: sp.csr_array) -> sp.csr_array:
