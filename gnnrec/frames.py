@@ -124,8 +124,8 @@ def as_kind(frame: pd.DataFrame, kind: str) -> Frame:
     if kind == "pandas":
         return frame
     plain = frame.copy(deep=False)
-    for name in plain.select_dtypes("object"):
-        if plain[name].map(type).nunique() > 1:
+    for name in plain:
+        if plain[name].dtype == object and plain[name].map(type).nunique() > 1:
             plain[name] = plain[name].map(str)
     table = pa.Table.from_pandas(plain, preserve_index=False).replace_schema_metadata(None)
     if kind == "pyarrow":
