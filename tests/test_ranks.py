@@ -1,5 +1,7 @@
 """Several processes train one model: what each computes adds up to what one process computes."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -12,6 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_log
+
+from gnnrec.cli import app
+from gnnrec.errors import ConfigError
+from gnnrec.ranks import ALONE, Ranks
+from gnnrec.train import check_together
 
 PARTS = Path(__file__).parent / "ranks_parts.py"
 KILLED = Path(__file__).parent / "ranks_killed.py"
@@ -29,11 +36,11 @@ def torchrun(n, *arguments, restarts=0, check=True):
 
 
 def alone(*arguments):
-    command = [sys.executable, "-m", "gnnrec", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
+    """Run the command line in this process; returns what it printed on stdout."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        assert not app(list(arguments), standalone_mode=False)
+    return printed.getvalue()
 
 
 def curve(out):
@@ -85,8 +92,11 @@ def test_transfer_and_its_metrics_are_those_of_one_process(pretrained, log):
     for n in (1, 2):
         out = log.parent / f"adapted{n}"
         arguments = [*command, "--json", "--out", str(out)]
-        done = alone(*arguments) if n == 1 else torchrun(n, "-m", "gnnrec", *arguments)
-        reports[n] = json.loads(done.stdout)  # one object, whoever computed it
+        if n == 1:
+            printed = alone(*arguments)
+        else:
+            printed = torchrun(n, "-m", "gnnrec", *arguments).stdout
+        reports[n] = json.loads(printed)  # one object, whoever computed it
     assert reports[2]["best_steps"] == reports[1]["best_steps"]
     for name, value in reports[1]["metrics"].items():
         assert reports[2]["metrics"][name] == pytest.approx(value, rel=1e-3), name
@@ -117,19 +127,26 @@ def test_a_killed_process_is_started_again_and_changes_nothing(pretrained, log):
 
 @pytest.mark.parametrize(
     ("command", "expected"),
+    [(["data", "list"], "start it without torchrun"), (["recommend", "o"], "give --out")],
+)
+def test_a_command_that_processes_cannot_share_says_so(run, monkeypatch, command, expected):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    code, out, err = run(*command)
+    assert (code, out) == (2, "") and expected in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "more", "found"),
     [
-        (["data", "list"], "start it without torchrun"),
-        (
-            ["pretrain", "--source", "LOG", "--encoder", "channels", "--out", "OUT"],
-            "one process",
-        ),
-        (["recommend", "OUT"], "give --out"),
+        ("channels", {}, "the encoder channels"),
+        ("graph-filter", {}, "the encoder graph-filter"),
+        ("lightgcn", {"text_layers": 1}, "layers of a text encoder"),
+        ("lightgcn", {"written": True}, "a log with a text column"),
     ],
 )
-def test_what_processes_cannot_share_is_refused_in_a_line(log, command, expected):
-    places = {"LOG": str(log), "OUT": str(log.parent / "refused")}
-    done = torchrun(2, "-m", "gnnrec", *(places.get(w, w) for w in command), check=False)
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert any(expected in line for line in lines), done.stderr
-    assert not (log.parent / "refused").exists()
+def test_what_cannot_be_shared_is_refused(encoder, more, found):
+    check_together(ALONE, encoder, **more)
+    check_together(Ranks(0, 2), "lightgcn")
+    with pytest.raises(ConfigError, match=found):
+        check_together(Ranks(1, 2), encoder, **more)
