@@ -10,13 +10,14 @@ import pandas as pd
 RESULTS = Path(os.environ["GNNREC_ROOT"]) / "benchmarks" / "results"
 NO_SOURCE = ("popularity", "itemknn", "rp3beta", "ease", "ials", "gf-cf", "raw-text", "scratch")
 MEASURE = "ndcg@20"
+LEVEL = 0.05  # of p-values after Holm's correction
 
 
 def read(name: str) -> pd.DataFrame:
-    """The rows of one file, fractions as percent."""
+    """The rows of one file, fractions as percent where `kept` does not mean something else."""
     frame = pd.read_csv(RESULTS / name)
     if "fraction" in frame and "kept" not in frame:
-        frame["kept"] = (frame["fraction"] * 100).round().astype(int).astype(str) + " %"
+        frame["kept"] = [f"{100 * fraction:g} %" for fraction in frame["fraction"]]
     return frame
 
 
@@ -27,49 +28,113 @@ def percent(frame: pd.DataFrame) -> pd.Series:
     return pd.Series([f"{a:+.1f} % [{b:+.1f}, {c:+.1f}]" for a, b, c in parts], frame.index)
 
 
-def differences(suite: str, arm: str, against: str, **where: str) -> pd.DataFrame:
-    """A suite's differences of an arm to another, over all users, with the chosen source.
+def differences(
+    suite: str, arm: str, against: str, bucket: str = "all", scenario: str = "main"
+) -> pd.DataFrame:
+    """A suite's differences of an arm to another in NDCG@20, with the chosen source, by target.
+
+    Adds `difference`, text, and `verdict`: ahead or behind where the whole interval is, else open.
 
     Args:
         suite: transfer or families.
         arm: The arm.
         against: popularity, scratch, or `the best without a source`.
-        where: Further columns and the values they must have.
+        bucket: Users by their number of kept interactions.
+        scenario: main, cold-items or cold-users.
     """
     frame = read(f"{suite}/differences.csv")
-    frame = frame[(frame["arm"] == arm) & (frame["metric"] == MEASURE) & (frame["bucket"] == "all")]
+    wanted = {"arm": arm, "metric": MEASURE, "bucket": bucket, "scenario": scenario}
+    for name, value in ({"chosen": "yes"} | wanted).items():
+        frame = frame[frame[name] == value]
     frame = frame[frame["family"].str.contains(f": against {against},", regex=False)]
-    frame = frame[(frame["chosen"] == "yes") & (frame["target"] != "all")]
-    for name, value in ({"scenario": "main"} | where).items():
-        frame = frame[frame[name] == value]
-    return frame.assign(difference=percent(frame))
+    frame = frame[frame["target"] != "all"].sort_values(["target", "fraction"])
+    verdict = pd.Series("open", frame.index)
+    verdict[frame["relative_low"] > 0] = "ahead"
+    verdict[frame["relative_high"] < 0] = "behind"
+    return frame.assign(difference=percent(frame), verdict=verdict)
 
 
-def means(suite: str, **where: str) -> pd.DataFrame:
-    """Mean NDCG@20 over seeds: a row per arm, a column per target and share kept."""
-    frame = read(f"{suite}/runs.csv")
-    for name, value in ({"scenario": "main"} | where).items():
-        frame = frame[frame[name] == value]
-    best = frame.groupby(["arm", "target", "fraction", "source"], dropna=False)[MEASURE].mean()
-    return best.groupby(["arm", "target", "fraction"]).max().unstack(["target", "fraction"])
+def beside(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """A column of differences as a table: a row per share kept, a column per target."""
+    table = frame.pivot(index=["fraction", "kept"], columns="target", values=value)
+    return table.droplevel("fraction").fillna("")
+
+
+def counted(frame: pd.DataFrame) -> str:
+    """How often ahead, behind and neither, also after Holm's correction, as words."""
+    certain = frame[frame["p_holm"] < LEVEL]["verdict"]
+    ahead, behind = ((frame["verdict"] == verdict).sum() for verdict in ("ahead", "behind"))
+    return (
+        f"of {len(frame)} cells ahead in {ahead} ({(certain == 'ahead').sum()} after Holm's "
+        f"correction over the family), behind in {behind} ({(certain == 'behind').sum()}), "
+        f"and in {len(frame) - ahead - behind} the interval holds zero"
+    )
 
 
 def best_without_source(target: str) -> pd.DataFrame:
-    """Of each share kept: the best arm that saw no source and its NDCG@20, beside `final:1`."""
-    found = means("transfer")
+    """Of each share kept: the best arm that saw no source and its NDCG@20, beside transfer.
+
+    Means over the suite's seeds. The source is the one that the suite chose on validation rows;
+    the best arm is the best on the test part, which favours it.
+    """
+    runs = read("transfer/runs.csv")
+    n_seeds = runs["seed"].nunique()
+    runs = runs[(runs["scenario"] == "main") & (runs["target"] == target)]
+    cells = differences("transfer", "final:1", "scratch")
     rows = []
-    for fraction in sorted(f for t, f in found.columns if t == target):
-        column = found[(target, fraction)]
-        plain = column[[arm for arm in NO_SOURCE if arm in column.index]].dropna()
-        if plain.empty or pd.isna(column.get("final:1")):
-            continue
+    for cell in cells[cells["target"] == target].itertuples():
+        here = runs[runs["fraction"] == cell.fraction]
+        here = here[here["source"].isna() | (here["source"] == cell.source)]
+        found = here.groupby("arm")[MEASURE]
+        values = found.mean()[found.count() == n_seeds]
+        plain = values[values.index.isin(NO_SOURCE)]
         rows.append(
             {
-                "kept": f"{fraction:.0%}",
-                "best without a source": plain.idxmax(),
-                "its NDCG@20": round(plain.max(), 4),
-                "zero-shot": round(column["zero-shot"], 4),
-                "final:1": round(column["final:1"], 4),
+                "kept": cell.kept,
+                "best without a source": f"{plain.idxmax()} {plain.max():.4f}",
+                **{arm: f"{values[arm]:.4f}" for arm in ("scratch", "zero-shot", "final:1")},
             }
         )
     return pd.DataFrame(rows).set_index("kept")
+
+
+def pairs() -> pd.DataFrame:
+    """Pairs of one source and one target: `final:1` to the same model from scratch."""
+    found = pd.concat(read(path.name) for path in sorted(RESULTS.glob("pair.*.csv")))
+    found = found[found["arm"] == "final:1"].rename(columns=lambda c: c.removesuffix("_to_scratch"))
+    found["final:1 to scratch"] = percent(found)
+    return found.set_index(["source", "target", "encoder"])[["kept", "final:1 to scratch"]]
+
+
+def guard() -> pd.DataFrame:
+    """What the guard kept, run by run: the transferred model or the one from scratch."""
+    runs = read("transfer/runs.csv")
+    runs = runs[runs["arm"].isin(["heads", "final:1", "full"]) & (runs["scenario"] == "main")]
+    counts = runs.groupby(["target", "arm"])["choice"].value_counts().unstack(fill_value=0)
+    return counts.rename(columns=lambda choice: f"kept {choice}")
+
+
+def shipped() -> pd.DataFrame:
+    """A shipped checkpoint's `final:1` beside the suite's arms on the same splits and seeds.
+
+    From tuning.csv, whose search kept the defaults: what was measured is the checkpoint as it is.
+    """
+    every = differences("transfer", "final:1", "scratch")
+    rows = []
+    for row in read("tuning.csv").query("kept == 'defaults'").itertuples():
+        cells = every[(every["target"] == row.target) & (every["fraction"] == row.fraction)]
+        if cells.empty:
+            continue
+        suite = best_without_source(row.target).loc[cells["kept"].iloc[0]]
+        rows.append(
+            {
+                "target": row.target,
+                "kept": cells["kept"].iloc[0],
+                "shipped": row.checkpoint,
+                "its final:1": f"{row.test_defaults:.4f}",
+                "from scratch": suite["scratch"],
+                "the suite's final:1": suite["final:1"],
+                "the suite's sources": cells["source"].iloc[0].replace("+", ", "),
+            }
+        )
+    return pd.DataFrame(rows).set_index("target")

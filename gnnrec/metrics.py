@@ -44,8 +44,8 @@ def per_user_metrics(
         ks: The cuts.
 
     Returns:
-        `{"recall@10": (n_users,) float64, ...}`. Costs O(n_users width log nnz) time and
-        O(n_users width) memory.
+        By name, as recall@10, each metric's (n_users,) float64. Costs O(n_users width log nnz) time
+        and O(n_users width) memory.
 
     Raises:
         DataError: The rows do not match, or a user has no relevant item (no metric is defined

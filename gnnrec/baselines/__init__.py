@@ -37,7 +37,7 @@ class Baseline:
     Attributes:
         name: As users write it.
         citation: Who described it.
-        fit: (x, **settings) -> scores of all users.
+        fit: `(x, **settings)` -> scores of all users.
         space: Setting -> (low, high, "log" | "linear" | "int"), both ends included, or a tuple of
             choices.
         needs_text: Whether the graph must have item text.

@@ -24,8 +24,8 @@ def ials(
 ) -> ScoreVectors:
     """Weighted matrix factorisation by alternating least squares, through the implicit library.
 
-    Minimises sum of c_ui (r_ui - p_u q_i)^2 + regularisation (|p|^2 + |q|^2), c_ui = alpha for an
-    interaction and 1 otherwise. Sources: Hu, Koren and Volinsky 2008 (equation 3), solved by
+    Minimises `sum of c_ui (r_ui - p_u q_i)^2 + regularisation (|p|^2 + |q|^2)`, c_ui = alpha for
+    an interaction and 1 otherwise. Sources: Hu, Koren and Volinsky 2008 (equation 3), solved by
     conjugate gradients as in Takacs, Pilaszy and Tikk 2011. Starts from `x.seed`, in one thread.
 
     Args:
