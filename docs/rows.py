@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 RESULTS = Path(os.environ["GNNREC_ROOT"]) / "benchmarks" / "results"
 NO_SOURCE = ("popularity", "itemknn", "rp3beta", "ease", "ials", "gf-cf", "raw-text", "scratch")
@@ -104,6 +109,15 @@ def pairs() -> pd.DataFrame:
     found = found[found["arm"] == "final:1"].rename(columns=lambda c: c.removesuffix("_to_scratch"))
     found["final:1 to scratch"] = percent(found)
     return found.set_index(["source", "target", "encoder"])[["kept", "final:1 to scratch"]]
+
+
+def shown(frame: pd.DataFrame) -> HTML:
+    """A table for a page: the index as columns, differences in one line."""
+    from IPython.display import HTML  # of the docs extra, which the tests of tables do without
+
+    plain = frame.rename_axis(columns=None).reset_index()
+    text = plain.map(lambda value: re.sub(r" (?=[%[+-])", "\u00a0", str(value)))
+    return HTML(text.to_html(index=False, border=0))
 
 
 def guard() -> pd.DataFrame:
