@@ -11,6 +11,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from IPython.display import HTML
+    from pandas.core.groupby import DataFrameGroupBy
 
 RESULTS = Path(os.environ["GNNREC_ROOT"]) / "benchmarks" / "results"
 NO_SOURCE = ("popularity", "itemknn", "rp3beta", "ease", "ials", "gf-cf", "raw-text", "scratch")
@@ -76,6 +77,24 @@ def counted(frame: pd.DataFrame) -> str:
     )
 
 
+def whole_means(groups: DataFrameGroupBy, n_seeds: int) -> pd.Series:
+    """The mean of each group that has all seeds; others are left out."""
+    return groups[MEASURE].mean()[groups["seed"].nunique() == n_seeds]
+
+
+def families() -> pd.DataFrame:
+    """Each family's arms beside each other, and `final:1` to the same model from scratch."""
+    runs = read("families/runs.csv").fillna({"encoder": "without"})
+    keys = ["target", "fraction", "encoder"]
+    values = whole_means(runs.groupby([*keys, "arm"]), runs["seed"].nunique()).unstack("arm")
+    order = ("popularity", "raw-text", "scratch", "zero-shot", "heads", "final:1", "text:1", "full")
+    table = values[[arm for arm in order if arm in values]]
+    table = table.map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
+    found = differences("families", "final:1", "scratch").set_index(keys)["difference"]
+    table["final:1 to scratch"] = found.reindex(table.index).fillna("")
+    return table.rename(index=lambda fraction: f"{100 * fraction:g} %", level="fraction")
+
+
 def best_without_source(target: str) -> pd.DataFrame:
     """Of each share kept: the best arm that saw no source and its NDCG@20, beside transfer.
 
@@ -90,8 +109,7 @@ def best_without_source(target: str) -> pd.DataFrame:
     for cell in cells[cells["target"] == target].itertuples():
         here = runs[runs["fraction"] == cell.fraction]
         here = here[here["source"].isna() | (here["source"] == cell.source)]
-        found = here.groupby("arm")[MEASURE]
-        values = found.mean()[found.count() == n_seeds]
+        values = whole_means(here.groupby("arm"), n_seeds)
         plain = values[values.index.isin(NO_SOURCE)]
         rows.append(
             {

@@ -114,6 +114,14 @@ def test_what_a_guard_kept_is_counted_over_its_own_runs_alone(helper):
     assert runs["source"].notna().all()
 
 
+def test_a_mean_that_lacks_a_seed_is_left_out(helper):
+    rows = helper("rows")
+    runs = rows.pd.DataFrame(
+        {"arm": ["a", "a", "b", "b"], "seed": [0, 1, 0, 0], "ndcg@20": [0.1, 0.3, 0.5, 0.5]}
+    )
+    assert rows.whole_means(runs.groupby("arm"), 2).to_dict() == {"a": 0.2}
+
+
 def test_counts_of_gains_and_losses(helper):
     rows = helper("rows")
     frame = rows.differences("transfer", "final:1", "scratch").iloc[:3].copy()
