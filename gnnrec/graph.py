@@ -50,15 +50,15 @@ class BipartiteGraph:
     ranks: Ranks = ALONE  # that hold the graph
     first_user = 0  # the code, in the whole graph, of the first user that is here
 
-    @property
+    @cached_property
     def all_users(self) -> int:
-        """Number of users of all ranks."""
-        return self.n_users
+        """Number of users of all ranks, which have to ask together."""
+        return sum(self.ranks.counts(self.n_users))
 
-    @property
+    @cached_property
     def all_edges(self) -> int:
-        """Number of edges of all ranks."""
-        return self.n_edges
+        """Number of edges of all ranks, which have to ask together."""
+        return sum(self.ranks.counts(self.n_edges))
 
     def local(self, users: np.ndarray) -> np.ndarray:
         """(n,) bool: which of the codes of users, in the whole graph, are here."""
@@ -215,18 +215,7 @@ class GraphPart(BipartiteGraph):
         first, last = cuts[ranks.rank], cuts[ranks.rank + 1]
         mine = (users >= first) & (users < last)
         super().__init__(users[mine] - first, items[mine], last - first, n_items)
-        self.ranks, self.first_user, self._all_users = ranks, first, n_users
-        self._all_edges = round(ranks.total(self.n_edges)[0])
-
-    @property
-    def all_users(self) -> int:
-        """Number of users of all ranks."""
-        return self._all_users
-
-    @property
-    def all_edges(self) -> int:
-        """Number of edges of all ranks."""
-        return self._all_edges
+        self.ranks, self.first_user = ranks, first
 
     @cached_property
     def item_degrees(self) -> np.ndarray:

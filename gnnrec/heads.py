@@ -263,6 +263,8 @@ def spread_scale(
     weights = item_weights / item_weights.sum().clamp_min(1e-12)
     items = items - weights @ items
     covariance = (items * weights[:, None]).T @ items
-    n_reference = sum(ranks.counts(len(reference)))
-    spread = ranks.sum(((reference @ covariance) * reference).sum()) / max(n_reference, 1)
+    spread = ((reference @ covariance) * reference).sum()
+    # Both in one message: this is asked in every step.
+    spread, n_reference = ranks.sum(torch.stack([spread, spread.new_tensor(len(reference))]))
+    spread = spread / n_reference.clamp_min(1.0)
     return (spread + 1e-8).rsqrt(), items

@@ -36,7 +36,6 @@ from common import report
 ENCODERS = ("lightgcn", "graphsage", "neumf")
 STEPS = 120
 RUN = [sys.executable, "-m", "torch.distributed.run"]
-FOLDER = Path(__file__).parent / "results"
 ROW = dict.fromkeys(
     ("check", "encoder", "processes", "threads", "hosts", "evaluations", "largest_difference",
      "ndcg@20", "recall@20", "ndcg@20_difference", "recall@20_difference", "kills", "restarts",
@@ -215,7 +214,7 @@ def main() -> None:
         rows = curves(folder)
         rows.append(hosts(folder))
         rows.append(killed(folder, options.kills, options.seed))
-    report(rows, "ranks", options.json, folder=FOLDER)
+    report(rows, "ranks", options.json)
 
 
 if __name__ == "__main__":
