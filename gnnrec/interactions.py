@@ -19,7 +19,7 @@ from gnnrec.frames import Frame, as_pandas
 from gnnrec.ids import Vocabulary, extend_ids, factorize_ids
 from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.items import ItemTable, read_items
-from gnnrec.tables import data_error, read_table, shown, source_name
+from gnnrec.tables import IN_PYTHON, data_error, read_table, shown, source_name
 
 __all__ = [
     "Columns",
@@ -83,7 +83,7 @@ class Interactions:
         df: Frame,
         columns: Columns | None = None,
         min_weight: float | None = None,
-        where: str = "DataFrame",
+        where: str = IN_PYTHON,
     ) -> Interactions:
         """Validate a table and encode it. O(n_rows), vectorised.
 
