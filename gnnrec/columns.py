@@ -35,7 +35,9 @@ class Columns:
         return None if self.text in taken else self.text
 
 
-def check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
+def check_columns(
+    given: Sequence[Any], columns: Columns, where: str, *, may_lack: bool = False
+) -> None:
     """Refuse a log whose columns are not those named.
 
     Args:
@@ -43,6 +45,7 @@ def check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
         columns: The names wanted. A missing weight, timestamp or text column is allowed under its
             default name; under a name of your own it is an error.
         where: File or description for messages.
+        may_lack: Allow those to be missing under any name.
 
     Raises:
         DataError: A column is missing, twice there, or wanted for two things.
@@ -66,7 +69,7 @@ def check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
         role: wanted
         for role in ("user", "item", "timestamp", "weight", "text")
         if (wanted := getattr(columns, role)) not in given
-        and (role in ("user", "item") or wanted != getattr(defaults, role))
+        and (role in ("user", "item") or not (may_lack or wanted == getattr(defaults, role)))
     }
     if missing:
         expected = " and ".join(
