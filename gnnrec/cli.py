@@ -1,4 +1,4 @@
-"""The command line: one verb per step, tables on stderr, one JSON object on stdout with --json."""
+"""The command line: one verb per step; results, or with --json one object, on stdout."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def transfer(
 ) -> None:
     """Adapt a checkpoint to a target log and save a recommender."""
     from gnnrec.callbacks import on_board
-    from gnnrec.commands import transfer_command
+    from gnnrec.commands import transfer_command, transfer_lines
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     overrides = {"retrain": retrain, "split": split, "fraction": fraction, "seed": seed}
@@ -243,14 +243,8 @@ def transfer(
             min_weight,
             say,
         )
-    say(
-        text_table(
-            metric_rows(
-                {"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]}
-            )
-        )
-    )
-    emit(json_, report)
+    arms = {"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]}
+    emit(json_, report, text_table(metric_rows(arms)), *transfer_lines(report))
 
 
 @app.command()
@@ -275,6 +269,7 @@ def select(
 ) -> None:
     """Rank checkpoints for a target, without training, on interactions hidden from it."""
     from gnnrec.commands import select_command
+    from gnnrec.select import selection_lines
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     report = select_command(
@@ -285,7 +280,7 @@ def select(
         device,
         say,
     )
-    emit(json_, report)
+    emit(json_, report, *selection_lines(report))
 
 
 @app.command()
@@ -305,8 +300,7 @@ def evaluate(
 
     columns = (user_column, item_column, weight_column)
     report = evaluate_command(folder, test, tuple(cutoffs), device, columns, min_weight, say)
-    say(text_table(metric_rows({report["arm"]: report["metrics"]})))
-    emit(json_, report)
+    emit(json_, report, text_table(metric_rows({report["arm"]: report["metrics"]})))
 
 
 @app.command()
@@ -326,20 +320,12 @@ def recommend(
     """Recommend to the given users, or to all users of the log."""
     from gnnrec.command_recommend import recommend_command
 
-    frame, summary = recommend_command(
+    frame, summary, lines = recommend_command(
         folder, user, users, k, allow, exclude, include_seen, explain, out, device, say
     )
     if out is None:
-        shown = frame.head(200)
-        rows = [{str(n): v for n, v in row.items()} for row in shown.to_dict("records")]
-        reasons = [row.pop("why") for row in rows] if explain else []
-        say(text_table(rows))
-        names = [" <- ".join(map(str, list(row.values())[1::-1])) for row in rows]
-        say(*(f"{name}: {why}" for name, why in zip(names, reasons, strict=False)))
-        if len(frame) > len(shown):
-            say(f"... {len(frame) - len(shown)} more rows; write them with --out")
         summary["recommendations"] = frame.to_dict("records") if json_ else []
-    emit(json_, summary)
+    emit(json_, summary, *lines)
 
 
 @app.command()
@@ -348,8 +334,7 @@ def doctor(json_: Json = False) -> None:
     from gnnrec.doctor import examine
 
     found = examine()
-    say(*(f"{name}: {value}" for name, value in found.items()))
-    emit(json_, found)
+    emit(json_, found, *(f"{name}: {value}" for name, value in found.items()))
 
 
 if __name__ == "__main__":
