@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from gnnrec.cli_bench import bench, report
 from gnnrec.cli_data import data_app
@@ -52,7 +53,21 @@ _TOGETHER = ("pretrain", "transfer", "recommend")
 
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
+_ORDER = (
+    *("data", "models", "select", "transfer", "recommend", "explore", "serve", "export"),
+    *("evaluate", "pretrain", "tune", "bench", "report", "doctor"),
+)
+
+
+class _InOrder(typer.core.TyperGroup):
+    """Commands in the order in which somebody with a log of their own needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 (click's, or typer's copy)
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,6 +78,24 @@ app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 for command in (tune, serve, explore, export, bench, report):
     app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from gnnrec import __version__
+
+        print(f"gnnrec {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback(help="Recommendation by transfer learning on graphs.")
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -131,7 +164,8 @@ def pretrain(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="lightgcn, graphsage, graph-filter, channels, gmf, mlp, neumf, two-tower."
+            help="lightgcn (default), graphsage, graph-filter, channels, gmf, mlp, neumf, "
+            "two-tower."
         ),
     ] = None,
     items: Annotated[
@@ -201,15 +235,20 @@ def transfer(
     checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
     target: Annotated[str, typer.Option(help="NAME or FILE.")],
     out: Out,
-    items: Annotated[Path | None, typer.Option(help="Items file: item_id and text.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file: ids and any text columns.")
+    ] = None,
     retrain: Annotated[
-        str | None, typer.Option(help="zero-shot, heads, final:K, text:K, full or scratch.")
+        str | None,
+        typer.Option(help="zero-shot, heads, final:K, text:K, full or scratch (default: final:1)."),
     ] = None,
     test: Annotated[
         str | None, typer.Option(help="FILE of held-out interactions, or none; default: a split.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="ratio or time.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="Share of training rows kept.")] = None,
+    split: Annotated[str | None, typer.Option(help="ratio (default) or time.")] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Share of training rows kept (default: 1).")
+    ] = None,
     cutoffs: Cutoffs = [10, 20],  # noqa: B006 (typer copies it)
     tensorboard: Tensorboard = None,
     seed: Seed = None,
@@ -250,7 +289,9 @@ def transfer(
 @app.command()
 def select(
     target: Annotated[str, typer.Option(help="NAME or FILE.")],
-    items: Annotated[Path | None, typer.Option(help="Items file: item_id and text.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file: ids and any text columns.")
+    ] = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(help="Name or folder of a candidate; may be repeated (default: all shipped)."),
@@ -267,7 +308,7 @@ def select(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Rank checkpoints for a target, without training, on interactions hidden from it."""
+    """Rank checkpoints for a target without training."""
     from gnnrec.commands import select_command
     from gnnrec.select import selection_lines
 
@@ -295,7 +336,7 @@ def evaluate(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Measure a saved recommender on held-out interactions, full ranking."""
+    """Measure a saved recommender on held-out interactions."""
     from gnnrec.commands import evaluate_command
 
     columns = (user_column, item_column, weight_column)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gnnrec.console import rounded, text_table
+from gnnrec.console import listed, rounded, text_table
 from gnnrec.options import (
     ItemColumn,
     Json,
@@ -67,7 +67,9 @@ def data_fetch(
 @data_app.command("check")
 def data_check(
     file: Annotated[Path, typer.Argument(metavar="FILE")],
-    items: Annotated[Path | None, typer.Option(help="Items file.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file: ids and any text columns.")
+    ] = None,
     for_: Annotated[
         str | None,
         typer.Option("--for", help="Checkpoint, NAME or DIR: what it needs, and what is missing."),
@@ -80,7 +82,7 @@ def data_check(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Check a log, and an items file if there is one, and say what will be used."""
+    """Check a log and its items file, and say what will be used."""
     from gnnrec.doubts import doubts
     from gnnrec.readiness import readiness
     from gnnrec.sources import open_file
@@ -106,7 +108,8 @@ def data_check(
         texts, _ = log.items.align(data.item_ids)
         found["n_items_in_table"] = len(log.items.item_ids)
         found["n_items_with_text"] = sum(1 for text in texts if text)
-    lines = [f"{name}: {value}" for name, value in found.items()]
+        found["text_columns"] = list(log.items.columns)
+    lines = [f"{name}: {listed(value)}" for name, value in found.items()]
     found["notes"] = doubts(log)
     lines += [f"note: {note}" for note in found["notes"]]
     if checkpoint is not None:
@@ -154,7 +157,7 @@ def data_pack(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Pack a log larger than memory into a folder that commands take in a file's place."""
+    """Pack a log larger than memory into a folder to use in its place."""
     from gnnrec.packed import pack
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column)
@@ -174,7 +177,7 @@ def data_stats(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Describe the bipartite graph of a log: sizes, degrees, components, concentration."""
+    """Describe a log as a graph: sizes, degrees, concentration."""
     from gnnrec.graph import BipartiteGraph
 
     log = open_named(

@@ -12,7 +12,7 @@ from gnnrec.options import Json, emit
 models_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look at the checkpoints that come with the package, and at others.",
+    help="Look at checkpoints: those that ship, and others.",
 )
 Name = Annotated[str, typer.Argument(metavar="NAME-or-DIR")]
 
@@ -45,7 +45,7 @@ def models_list(json_: Json = False) -> None:
 
 @models_app.command("info")
 def models_info(name: Name, json_: Json = False) -> None:
-    """Show a checkpoint's card: what it reads, its sources and their licences."""
+    """Show a checkpoint's card: what it reads, sources, licences."""
     from gnnrec.zoo import card, describe, resolve
 
     folder = resolve(name)
@@ -71,7 +71,7 @@ def models_push(
 
 @models_app.command("verify")
 def models_verify(name: Name, json_: Json = False) -> None:
-    """Check a checkpoint's hashes and shapes, and that it computes here what it should."""
+    """Check a checkpoint's hashes, shapes and golden output."""
     from gnnrec.checkpoint import Checkpoint
     from gnnrec.zoo import describe, resolve
 

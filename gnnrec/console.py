@@ -42,6 +42,11 @@ def cell(value: Any) -> str:  # noqa: ANN401
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def listed(value: Any) -> str:  # noqa: ANN401
+    """Return a value as text, and those of a list one after the other."""
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
 def rounded(value: Any) -> str:  # noqa: ANN401
     """Return a figure with four significant digits, and those of a dict one after the other."""
     if isinstance(value, dict):

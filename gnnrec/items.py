@@ -27,12 +27,14 @@ class ItemTable:
         texts: n_items texts, "" where an item has none.
         titles: n_items titles, "" where an item has none.
         n_duplicates: Rows left out because their id had come before.
+        columns: Names of those that the texts were made of.
     """
 
     item_ids: np.ndarray
     texts: list[str]
     titles: list[str]
     n_duplicates: int = 0
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def from_frame(
@@ -70,7 +72,7 @@ class ItemTable:
         titles = columns[named[0]] if named else next(iter(columns.values()), empty)
         rows = zip(*columns.values(), strict=True)
         joined = [" ".join(filter(None, row)) for row in rows] if columns else empty
-        return cls(ids, joined, list(titles), len(df) - len(ids))
+        return cls(ids, joined, list(titles), len(df) - len(ids), tuple(columns))
 
     def align(self, item_ids: Iterable[Any]) -> tuple[list[str], list[str]]:
         """Return (texts, titles) in the order of `item_ids`, "" where this table lacks one.

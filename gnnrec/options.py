@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random (default: 0).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 Mirror = Annotated[Path | None, typer.Option(help="Folder with copies of the data sets.")]

@@ -123,6 +123,14 @@ def test_an_item_and_text_that_is_no_html(page):
     wait_for_heading(page, EVIL)
 
 
+def test_a_title_among_users_is_told_where_it_is(page):
+    page.get_by_label("Id or title").fill("science")
+    expect(page.locator("#status")).to_have_text(
+        re.compile("0 found among users, [1-9].* among items")
+    )
+    assert not page.locator("#results").is_visible()
+
+
 def test_the_map_by_keyboard_and_by_colour(page):
     page.get_by_label("Colour by").select_option("genre")
     assert "drama" in page.locator("#legend li").all_text_contents()

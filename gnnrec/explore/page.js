@@ -207,6 +207,11 @@ async function search() {
     $("results").firstElementChild.replaceChildren(...found.rows.map(one => kind === "user"
       ? el("li", {}, userLink(one.user), has(one))
       : el("li", {}, itemLink(one), one.title ? el("span", { class: "count" }, ` ${one.item},`) : null, people(one))));
+    if (!found.n) {
+      const other = kind === "user" ? "item" : "user", there = await get("search", { kind: other, q: $("q").value });
+      if (mine === searches) $("status").textContent = `0 found among ${kind}s, ${whole(there.n)} among ${other}s`;
+      return;
+    }
     $("status").textContent = found.n > found.rows.length ? `${whole(found.n)} found, the first ${found.rows.length} are shown`
       : `${whole(found.n)} found`;
   } catch (error) {
