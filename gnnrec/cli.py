@@ -131,7 +131,8 @@ def pretrain(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="lightgcn, graphsage, graph-filter, channels, gmf, mlp, neumf, two-tower."
+            help="lightgcn, graphsage, graph-filter, channels, gmf, mlp, neumf, two-tower, or "
+            "one that an installed package brings."
         ),
     ] = None,
     items: Annotated[
