@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from gnnrec.features import text_table
 from gnnrec.interactions import Interactions
 from gnnrec.items import ItemTable
 from gnnrec.text import TextEncoder
+from gnnrec.text_layers import HiddenTexts
 from gnnrec.transfer import Target
 
 
@@ -25,6 +26,7 @@ class Catalogue:
         text_delta: Digest of what the text model's last layers learned before they made `text`.
         written: (n_texts, text_dim) float32, what users wrote: a vector for each distinct text of
             the log, as `Interactions.text_codes` numbers them; or None.
+        read: What a text model's frozen layers made of the texts; see `TextTask.read`.
     """
 
     log: Interactions
@@ -33,6 +35,7 @@ class Catalogue:
     written: np.ndarray | None = None
     texts: tuple[str, ...] | None = None
     text_delta: str = ""
+    read: dict[str, HiddenTexts] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def build(
@@ -127,4 +130,5 @@ class Catalogue:
             self.texts,
             None if distinct is None else tuple(distinct),
             self.text_delta,
+            self.read,
         )

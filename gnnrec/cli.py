@@ -164,8 +164,8 @@ def pretrain(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="lightgcn (default), graphsage, graph-filter, channels, gmf, mlp, neumf, "
-            "two-tower."
+            help="lightgcn (default), graphsage, graph-filter, channels, gmf, mlp, neumf, two-tower, "
+            "or one that an installed package brings."
         ),
     ] = None,
     items: Annotated[
@@ -175,7 +175,10 @@ def pretrain(
         bool | None, typer.Option("--text/--no-text", help="Read item text (default: if all have).")
     ] = None,
     text_model: Annotated[
-        str | None, typer.Option(help="Sentence encoder, name or folder.")
+        str | None,
+        typer.Option(
+            help="Sentence encoder, name or folder; NAME@bfloat16 runs it in half the bits."
+        ),
     ] = None,
     text_layers: Annotated[
         int | None, typer.Option(min=0, help="Last layers of the sentence encoder to retrain too.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from gnnrec.architectures import sizes_of
 from gnnrec.errors import ConfigError
 
 Retrain = Literal["zero-shot", "heads", "final", "text", "full", "scratch"]
@@ -23,9 +25,9 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """The architecture: what a checkpoint's config.json holds."""
 
-    encoder: Literal[
-        "lightgcn", "graphsage", "graph-filter", "channels", "gmf", "mlp", "neumf", "two-tower"
-    ] = "lightgcn"
+    encoder: str = Field(
+        "lightgcn", max_length=64, description="an architecture; see gnnrec.architectures"
+    )
     dim: int = Field(128, ge=1, le=1024, description="width of the encoder's block")
     n_layers: int = Field(3, ge=1, le=8, description="message-passing layers")
     text_dim: int = Field(0, ge=0, le=65536, description="length of the text vectors, 0: text-free")
@@ -40,18 +42,19 @@ class ModelConfig(Settings):
         description="channels: items of each source's table; filled in by pretraining",
     )
 
+    @field_validator("encoder")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        sizes_of(name)
+        return name
+
     @model_validator(mode="before")
     @classmethod
-    def _size_of_graphsage(cls, data: Any) -> Any:  # noqa: ANN401 (whatever was given)
-        """Default to a smaller GraphSAGE: each of its layers is two products a side, every step."""
-        if isinstance(data, dict) and data.get("encoder") == "graphsage":
-            return {"dim": 64, "n_layers": 2} | data
-        if isinstance(data, dict) and data.get("encoder") in ("graph-filter", "channels"):
-            return {"n_layers": 1, "spectral_rank": 128} | data
-        if isinstance(data, dict) and data.get("encoder") in ("gmf", "mlp", "neumf"):
-            return {"dim": 8, "n_layers": 2} | data
-        if isinstance(data, dict) and data.get("encoder") == "two-tower":
-            return {"dim": 384, "n_layers": 1} | data
+    def _sizes(cls, data: Any) -> Any:  # noqa: ANN401 (whatever was given)
+        """Start from the architecture's own sizes; an unknown one is refused where it is read."""
+        if isinstance(data, dict) and isinstance(name := data.get("encoder"), str):
+            with suppress(ValueError):
+                return sizes_of(name) | data
         return data
 
     @model_validator(mode="after")
@@ -230,7 +233,7 @@ def validate(kind: type[_Config], data: dict[str, Any], where: str) -> _Config:
             near = difflib.get_close_matches(str(first["loc"][-1]), _keys(kind), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_keys(kind))}"
             raise ConfigError(f"{where}: unknown setting {key!r}{hint}") from error
-        message = first["msg"].replace("Input should be", "expected")
+        message = first["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
         given = _shown(first["input"])
         found = f"{key} is {given}" if key else f"found {given}"
         raise ConfigError(f"{where}: {found}; {message}") from error

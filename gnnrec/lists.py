@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gnnrec.errors import DataError
 from gnnrec.interactions import Interactions
-from gnnrec.rank import top_k
+from gnnrec.rank import top_k_from
 
 
 def as_ids(what: str, ids: Iterable[Any]) -> list[Any]:
@@ -102,12 +102,20 @@ def similar_frame(log: Interactions, vectors: Tensor, items: list[Any], k: int) 
     if (codes < 0).any():
         missing = items[int((codes < 0).argmax())]
         raise DataError(f"similar_items: item {missing!r} is not in the catalogue")
-    unit = torch.nn.functional.normalize(vectors, dim=1)
+    asked = torch.nn.functional.normalize(vectors[codes], dim=1)
+    # Lengths divide the products: a table of unit vectors would be written at every call.
+    lengths = vectors.norm(dim=1).clamp_min(1e-12)[:, None]
     own = sp.csr_array(
         (np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)),
         shape=(len(codes), log.n_items),
     )
-    scores, found = top_k(unit[codes], unit, min(k, log.n_items), seen=own)
+    scores, found = top_k_from(
+        lambda rows: ((vectors @ asked[rows].T) / lengths).T,
+        len(codes),
+        log.n_items,
+        min(k, log.n_items),
+        seen=own,
+    )
     row, column = np.nonzero(found >= 0)
     return pd.DataFrame(
         {

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.channels import NAMES, PROFILE_EXPONENT, SMALL, ridge
-from gnnrec.encoders import GraphSAGE, LightGCN
+from gnnrec.encoders import LightGCN
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter, unit
 from gnnrec.heads import standardise
 from gnnrec.model import Model, Transferable
 from gnnrec.ncf import EmbeddingHeads, ItemIds, NeuMF
+from gnnrec.newcomers import Newcomers
 from gnnrec.scores import ScoreVectors
 from gnnrec.terms import POPULARITY, Bent, Give, Linear, Part, Piece, Steps
 from gnnrec.two_tower import TwoTower
@@ -77,24 +80,25 @@ def _of_model(model: Model, x: GraphInput) -> list[Part]:
             give = _mean(root * model.user_head(sent))
             parts.append(Part("encoder", "text", (Linear(columns, give, take, centre),)))
         else:
-            assert isinstance(model.encoder, GraphSAGE)
-            piece = _sage(model, model.encoder, x, columns, take, centre)
+            piece = _learned(model, x, columns, take, centre)
             parts.append(Part("encoder", "learned", (piece,)))
     return parts
 
 
-def _sage(
-    model: Model, encoder: GraphSAGE, x: GraphInput, columns: slice, take: Tensor, centre: Tensor
-) -> Bent:
-    tables = encoder.item_tables(x)
+def _learned(model: Model, x: GraphInput, columns: slice, take: Tensor, centre: Tensor) -> Bent:
+    """An encoder of which no more is known than what it makes of a user's items."""
+    rows = model.encoder.newcomers(x)
+    assert rows is not None  # where there are vectors of users, there is what makes them
 
     def values(user: ScoreVectors) -> Tensor:
         return user.items[:, columns] @ user.users[0, columns]
 
     def bend(own: Tensor, weights: Tensor, items: Tensor) -> Tensor:
-        means = [weights @ table[own] / max(len(own), 1) for table in tables]
-        users = encoder.user_vectors(torch.full((len(weights),), float(len(own))), means)
-        scores: Tensor = (model.user_head(users) - centre) @ take[items].T
+        some, place = np.nonzero(weights.numpy())
+        found = (weights.numpy()[some, place], (some, own.numpy()[place]))
+        some_items = sp.csr_array(found, shape=(len(weights), x.graph.n_items))
+        new = Newcomers(some_items, x.graph.item_degrees, x.device)
+        scores: Tensor = (model.user_head(rows(new)) - centre) @ take[items].T
         return scores
 
     return Bent(values, torch.no_grad()(bend), fitted=True)

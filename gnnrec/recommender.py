@@ -160,7 +160,7 @@ class Recommender(Served):
                 text=None if table is None else table.numpy(),
                 written=None if written is None else written.numpy(),
             )
-        self._serve(replace(catalogue, texts=None), adapted.model)
+        self._serve(replace(catalogue, texts=None, read={}), adapted.model)
 
     def _serve(self, catalogue: Catalogue, model: Transferable) -> None:
         rank = self.checkpoint.config.spectral_rank

@@ -6,13 +6,13 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from gnnrec.architectures import architectures
 from gnnrec.baselines import BASELINES
 from gnnrec.config import (
-    ModelConfig,
     PretrainConfig,
     Settings,
     TransferConfig,
@@ -266,12 +266,12 @@ def _encoder(name: str, table: dict[str, Any], where: str) -> EncoderSettings:
     pretrain = table.get("pretrain", {})
     model = pretrain.get("model", {}) if isinstance(pretrain, dict) else None
     if isinstance(model, dict):
-        architectures = get_args(ModelConfig.model_fields["encoder"].annotation)
-        if "encoder" not in model and name not in architectures:
-            near = difflib.get_close_matches(name, architectures, n=1)
+        known = architectures()
+        if "encoder" not in model and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "name another"
             raise ConfigError(
-                f"{where}: the encoder {name!r} is not an architecture ({', '.join(architectures)})"
+                f"{where}: the encoder {name!r} is not an architecture ({', '.join(known)})"
                 f"; {hint} or say which in [encoder.{name}.pretrain.model]"
             )
         table["pretrain"] = pretrain | {"model": {"encoder": name} | model}

@@ -99,7 +99,8 @@ class Bent:
     """A part that is not linear in the user's items: what is missed when one of them is silent.
 
     Each own item's share is the difference that its silence makes; together they are made to add up
-    to what all items in one make, the correction shared by size. A user's degree is held fixed.
+    to what all items in one make, the correction shared by size. An encoder's user has a degree
+    less then; a tower's keeps it.
 
     Attributes:
         values: The part's scores of one user, (n_items,).

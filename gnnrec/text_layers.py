@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from tqdm import tqdm
 
 from gnnrec.errors import ConfigError
@@ -27,21 +26,26 @@ _TOLERANCE = 5e-3  # of a unit vector: what half precision leaves of a hidden st
 
 
 class LowRank(nn.Module):
-    """W + up down, up starting at zero: what is learned of a frozen matrix (LoRA, Hu et al. 2021).
+    """W x + up down x, up starting at zero: what is learned beside a frozen map (Hu et al. 2021).
+
+    The difference is applied to x, not to W: a gradient of W's size is never made.
 
     Args:
-        shape: (n_out, n_in) of W.
+        linear: W and its bias, frozen.
         rank: Of the difference.
     """
 
-    def __init__(self, shape: torch.Size, rank: int) -> None:
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__()
-        self.up = nn.Parameter(torch.zeros(shape[0], rank))
-        self.down = nn.Parameter(torch.randn(rank, shape[1]) / math.sqrt(shape[1]))
+        self._linear = [linear]  # in a list: not a part of this model
+        n_out, n_in = linear.weight.shape
+        self.up = nn.Parameter(torch.zeros(n_out, rank))
+        self.down = nn.Parameter(torch.randn(rank, n_in) / math.sqrt(n_in))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the changed matrix."""
-        return weight + self.up @ self.down
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., n_out)."""
+        found: Tensor = self._linear[0](x)
+        return found + (x @ self.down.T) @ self.up.T
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,9 @@ class TextTail(nn.Module):
         self.first = len(layers) - n_layers
         self.low_rank = nn.ModuleDict()  # before the tail: parameters go by their first name
         self.device = next(whole.parameters()).device
-        apply_delta(encoder, {k: v for k, v in (start or {}).items() if _layer(k) < self.first})
+        below = {k: v for k, v in (start or {}).items() if _layer(k) < self.first}
+        apply_delta(encoder, below)
+        self._frozen = f"{whole.config.name_or_path}\0{delta_sha256(below)}\0{self.first}"
         self.n_frozen = sum(part.numel() for part in whole.parameters())
         self.tail = copy.deepcopy(whole).requires_grad_(False).eval()
         self.tail.embeddings = _Given()
@@ -112,13 +118,20 @@ class TextTail(nn.Module):
         )
         self.pooling = nn.ModuleList(copy.deepcopy(part) for part in list(encoder)[1:])
         for number, layer in enumerate(kept):
-            for name, linear in layer.named_modules():
+            for name, linear in list(layer.named_modules()):
                 if isinstance(linear, nn.Linear):
-                    part = LowRank(linear.weight.shape, rank).to(self.device)
+                    part = LowRank(linear, rank).to(self.device)
                     self.low_rank[f"{self.first + number}.{name}".replace(".", "/")] = part
-                    parametrize.register_parametrization(linear, "weight", part, unsafe=True)
+                    layer.set_submodule(name, part)
         self._load(start or {})
         self._check()
+
+    def reads(self, texts: list[str]) -> str:
+        """Return a digest of what `hidden` depends on: same digest, same hidden states."""
+        digest = hashlib.sha256(self._frozen.encode())
+        for text in texts:
+            digest.update(hashlib.sha256(text.encode()).digest())
+        return digest.hexdigest()
 
     def hidden(self, texts: list[str], progress: bool = False) -> HiddenTexts:
         """Return what the frozen layers make of texts. Cost: theirs, once a text."""
@@ -143,11 +156,10 @@ class TextTail(nn.Module):
         """Return (n, dim) float32 unit vectors of some of the texts; gradients reach `low_rank`."""
         # By length, so that little is computed of padding.
         order = np.argsort(np.diff(texts.start)[index], kind="stable")
-        with parametrize.cached():
-            parts = [
-                self._pooled(*texts.padded(index[order[begin : begin + _BATCH]], self.device))
-                for begin in range(0, len(order), _BATCH)
-            ]
+        parts = [
+            self._pooled(*texts.padded(index[order[begin : begin + _BATCH]], self.device))
+            for begin in range(0, len(order), _BATCH)
+        ]
         back = torch.from_numpy(np.argsort(order)).to(self.device)
         return torch.cat(parts).index_select(0, back)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ class TextTask:
         users, items: (n,) int64 codes of the training edges.
         held_out: The same of validation edges; may be empty.
         n_users: How many.
+        read: What the frozen layers made of the texts, by digest; kept for who reads them again,
+            as the arms of a comparison and a refit do.
     """
 
     texts: list[str]
@@ -44,6 +46,7 @@ class TextTask:
     items: np.ndarray
     held_out: tuple[np.ndarray, np.ndarray]
     n_users: int
+    read: dict[str, HiddenTexts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class _Log:
         place = np.full(n_items, -1)
         place[self.codes] = np.arange(len(self.codes))
         self.n_items = len(self.codes)
-        self.hidden: HiddenTexts = tail.hidden([task.texts[i] for i in self.codes], progress=True)
+        self.hidden = self._read([task.texts[i] for i in self.codes], task, tail)
         kept = place[task.items] >= 0
         users, items = task.users[kept], place[task.items[kept]]
         self.graph = BipartiteGraph(users, items, task.n_users, self.n_items)
@@ -107,6 +110,14 @@ class _Log:
             asked_rows = rng.choice(asked_rows, _MAX_HELD_OUT, replace=False)
         self.held_out = held_users[asked_rows], place[held_items[asked_rows]]
         self.memory, self.centre = torch.empty(0), torch.empty(0)
+
+    @staticmethod
+    def _read(texts: list[str], task: TextTask, tail: TextTail) -> HiddenTexts:
+        key = tail.reads(texts)
+        if key not in task.read:
+            task.read.clear()  # it is large
+            task.read[key] = tail.hidden(texts, progress=True)
+        return task.read[key]
 
     def renew(self, tail: TextTail) -> None:
         """Compute all vectors anew."""

@@ -29,9 +29,10 @@ from gnnrec.model import Transferable
 from gnnrec.ranks import ALONE, Ranks, current
 from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode, folds
+from gnnrec.scores import ScoreVectors
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
 from gnnrec.text import TextEncoder
-from gnnrec.text_layers import delta_sha256
+from gnnrec.text_layers import HiddenTexts, delta_sha256
 from gnnrec.text_tuning import OwnText, TextTask, own_text
 from gnnrec.train import check_together, fit, held_out_loss
 
@@ -51,6 +52,7 @@ class Target:
         text_delta: Digest of what the text model had learned when it made them.
         kept: What `adapt` can use again when it is called with the same rows, as the arms of a
             comparison do.
+        read: The same of the texts, whatever the rows; see `TextTask.read`.
     """
 
     users: np.ndarray
@@ -64,6 +66,7 @@ class Target:
     written: tuple[str, ...] | None = None
     text_delta: str = ""
     kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
+    read: dict[str, HiddenTexts] = field(default_factory=dict, compare=False, repr=False)
 
     def graph_input(
         self,
@@ -119,6 +122,15 @@ class Adapted:
         if self.text is None:
             return x
         return x.with_text(self.text.table, self.text.written)
+
+    @torch.no_grad()
+    def scores(
+        self, target: Target, rows: np.ndarray, device: torch.device | str = "cpu"
+    ) -> tuple[ScoreVectors, GraphInput]:
+        """Return the scores of a target of which some rows are visible, and what was read."""
+        rank = self.model.config.spectral_rank
+        x = self.reads(target.graph_input(rows, rank=rank, device=device))
+        return self.model(x), x
 
     @property
     def names(self) -> list[str]:
@@ -246,7 +258,7 @@ def _own_text(
     edges = [(target.users[part], target.items[part]) for part in rows]
     return own_text(
         TextEncoder(model.text_model, device, delta),
-        TextTask(list(target.texts or ()), *edges[0], edges[1], target.n_users),
+        TextTask(list(target.texts or ()), *edges[0], edges[1], target.n_users, target.read),
         n_layers,
         config,
         written=target.written,

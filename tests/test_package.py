@@ -20,6 +20,7 @@ ORDER = [
     "signals",
     "storage",
     "ledger",
+    "architectures",
     "config",
     "device",
     # the interaction log

@@ -183,6 +183,43 @@ def test_retraining_lowers_the_loss_and_repeats_itself(folder):
     assert not result.steps and not any(v.any() for k, v in nothing.items() if k.endswith(".up"))
 
 
+def test_half_precision_is_near_has_its_own_vectors_and_is_trained_in_full(folder):
+    texts = [text for text in TEXTS if text]
+    full, half = TextEncoder(folder), TextEncoder(f"{folder}@bfloat16")
+    found, expected = half.encode(texts), full.encode(texts)
+    assert found.dtype == np.float32 and not np.array_equal(found, expected)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-6)
+    assert (found * expected).sum(axis=1).min() > 0.999
+    np.testing.assert_array_equal(full.encode(texts), expected)  # the cache holds both
+    weights = {part.dtype for part in text_layers.transformer(half.base()).parameters()}
+    assert weights == {torch.float32} and half.dim == full.dim == DIM
+    deltas = [tune_text([task_of()], e, 1, FEW, 0, fixed_steps=4)[0] for e in (full, half)]
+    assert all(torch.equal(deltas[0][name], deltas[1][name]) for name in deltas[0])
+
+
+def test_the_frozen_layers_read_a_catalogue_once(folder, monkeypatch):
+    """For another seed, another start of the trained layers, or a refit; not for other texts."""
+    asked = []
+    hidden = TextTail.hidden
+    monkeypatch.setattr(
+        TextTail, "hidden", lambda *args, **k: asked.append(len(args[1])) or hidden(*args, **k)
+    )
+    task = task_of()
+    alone = tune_text([task_of()], TextEncoder(folder), 1, FEW, 1, fixed_steps=4)[0]
+    first = tune_text([task], TextEncoder(folder), 1, FEW, 0)[0]
+    again = tune_text([task], TextEncoder(folder, delta=first), 1, FEW, 1, fixed_steps=4)[0]
+    n_texts, n_probe = len([text for text in task.texts if text]), 2
+    assert asked.count(n_texts) == 2 and set(asked) == {n_texts, n_probe}
+    same = tune_text([task], TextEncoder(folder), 1, FEW, 1, fixed_steps=4)[0]
+    assert asked.count(n_texts) == 2
+    assert all(torch.equal(alone[name], same[name]) for name in alone)
+    assert any(not torch.equal(alone[name], again[name]) for name in alone)
+    tune_text([task], TextEncoder(folder), 2, FEW, 0, fixed_steps=1)  # fewer are frozen
+    other = replace(task, texts=[text and f"{text}!" for text in task.texts])
+    tune_text([other], TextEncoder(folder), 2, FEW, 0, fixed_steps=1)
+    assert asked.count(n_texts) == 4 and len(task.read) == 1
+
+
 def logs(tmp_path):
     write_logs(tmp_path)
     return [

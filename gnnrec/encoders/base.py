@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -32,7 +33,13 @@ class Encoder(nn.Module, ABC):
 
     Args:
         config: Sizes; see `ModelConfig`.
+
+    Attributes:
+        sizes: For a class that `gnnrec.encoders.register` gets: its own defaults of `ModelConfig`,
+            such as dim and n_layers.
     """
+
+    sizes: ClassVar[dict[str, int]] = {}
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -103,10 +103,17 @@ class GraphSAGE(Encoder):
 
     def newcomers(self, x: GraphInput) -> Rows:
         """See `Encoder.newcomers`; it keeps the items' vectors that each layer reads."""
-        tables = self.item_tables(x)
+        tables: list[Tensor] = []
+        self._layers(x, (x,) * self.n_layers, read=tables)
 
         def rows(new: Newcomers) -> Tensor:
-            return self.user_vectors(new.degrees, [new.sums(t, -1.0, 0.0) for t in tables])
+            users = self.user_degree(degree_features(new.degrees))
+            for number, (layer, table) in enumerate(zip(self.layers, tables, strict=True), start=1):
+                assert isinstance(layer, SAGELayer)
+                mean = new.sums(table, -1.0, 0.0)
+                users = layer.user_self(users) + layer.user_neighbour(mean)
+                users = torch.relu(users) if number < self.n_layers else users
+            return torch.nn.functional.normalize(users, dim=1)
 
         return rows
 
@@ -140,26 +147,6 @@ class GraphSAGE(Encoder):
                 user_x, item_x = torch.relu(user_x), torch.relu(item_x)
         normalize = torch.nn.functional.normalize
         return normalize(user_x, dim=1), normalize(item_x, dim=1)
-
-    def item_tables(self, x: GraphInput) -> list[Tensor]:
-        """Return what layer 1..n_layers reads of the items, (n_items, dim) each."""
-        read: list[Tensor] = []
-        self._layers(x, (x,) * self.n_layers, read=read)
-        return read
-
-    def user_vectors(self, degree: Tensor, means: list[Tensor]) -> Tensor:
-        """Return (m, dim) unit vectors of users that are not on the graph.
-
-        Args:
-            degree: (m,) of these users.
-            means: What layer 1..n_layers hears from their items, (m, dim) each.
-        """
-        users = self.user_degree(degree_features(degree))
-        for number, (layer, mean) in enumerate(zip(self.layers, means, strict=True), start=1):
-            assert isinstance(layer, SAGELayer)
-            users = layer.user_self(users) + layer.user_neighbour(mean)
-            users = torch.relu(users) if number < self.n_layers else users
-        return torch.nn.functional.normalize(users, dim=1)
 
     def layer_parameters(self, layer: int) -> list[str]:
         """All weights of that layer."""
