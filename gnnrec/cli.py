@@ -164,8 +164,8 @@ def pretrain(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="lightgcn (default), graphsage, graph-filter, channels, gmf, mlp, neumf, two-tower, "
-            "or one that an installed package brings."
+            help="lightgcn (default), graphsage, graph-filter, channels, gmf, mlp, neumf, "
+            "two-tower, or one that an installed package brings."
         ),
     ] = None,
     items: Annotated[

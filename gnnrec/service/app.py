@@ -196,8 +196,8 @@ def _add_errors(app: FastAPI) -> None:
         said, headers = str(error.detail), dict(error.headers or {})
         if said == "Not Found":
             said += "; /openapi.json has the paths"
-        elif "allow" in headers:
-            said += f", expected {headers['allow']}"
+        elif "Allow" in headers:
+            said += f", expected {headers['Allow']}"
         return _problem(error.status_code, said, headers)
 
     @app.exception_handler(BusyError)
