@@ -249,6 +249,23 @@ def test_results_go_to_stdout_and_notes_beside_it(work, run):
         assert "note:" not in out or words == "data check log.csv"
 
 
+def test_help_has_an_order_and_no_cut_line(run):
+    code, out, _ = run("--help")
+    commands = out.split("Commands:")[1]
+    listed = re.findall(r"^  ([a-z]+) ", commands, flags=re.MULTILINE)
+    assert code == 0 and listed[:2] == ["data", "models"] and listed[-1] == "doctor"
+    assert listed.index("transfer") < listed.index("recommend") and "..." not in commands
+    code, out, _ = run("--version")
+    assert code == 0 and re.fullmatch(r"gnnrec \d+\.\d+\.\d+\n", out)
+
+
+def test_check_names_the_columns_that_are_text(work, run, frame):
+    items = pd.DataFrame({"item_id": frame.item_id.unique()})
+    items.assign(Titel="Käse", Preis="1.5", Gruppe="a").to_csv("items.csv", index=False)
+    code, out, _ = run("data", "check", "log.csv", "--items", "items.csv")
+    assert code == 0 and "text_columns: Titel, Gruppe\n" in out
+
+
 def test_a_transfer_says_how_sure_it_is(work, run):
     words = "transfer ck --target log.csv --out o --config few.toml --retrain zero-shot".split()
     code, out, _ = run(*words)

@@ -74,6 +74,7 @@ def test_it_opens_with_what_is_there(page):
     wait_for_heading(page, "Overview")
     tiles = page.locator(".tiles li").all_text_contents()
     assert "27items" in tiles
+    expect(page.locator("#certainty")).to_have_text(re.compile(r"ndcg@20 [+-].* users: [a-z ]+\.$"))
     page.locator("summary", has_text="Cold items").click()
     page.locator("h3", has_text="Items that two people at most have").wait_for()
     assert page.locator("a", has_text="The science fiction of number 26").count() == 1

@@ -97,6 +97,7 @@ class Explorer:
             "n_cold_users": int((self._had <= 1).sum()),
             "metrics": report.get("metrics", {}),
             "popularity_metrics": report.get("popularity_metrics", {}),
+            "to_popularity": report.get("to_popularity"),
             "seconds": report.get("seconds", {}),
             "parameters": report.get("parameters", {}),
             "peak_memory_bytes": report.get("peak_memory_bytes"),

@@ -81,8 +81,17 @@ function measured() {
   const names = Object.keys(about.metrics).filter(name => /^(ndcg|recall|hit|coverage)@/.test(name));
   if (!names.length) return el("p", { class: "soft" }, "Nothing was held out, so nothing was measured.");
   const row = (label, metrics) => [label, ...names.map(name => name in metrics ? number(metrics[name], 4) : "–")];
-  return table("Measured on held-out interactions", ["", ...names],
-    [row("by popularity", about.popularity_metrics), row(about.retrain, about.metrics)]);
+  return el("div", {}, table("Measured on held-out interactions", ["", ...names],
+    [row("by popularity", about.popularity_metrics), row(about.retrain, about.metrics)]), certainty());
+}
+
+function certainty() {
+  const found = about.to_popularity;
+  if (!found || Object.values(found).includes(null)) return null;
+  const percent = value => `${value < 0 ? "" : "+"}${number(100 * value, 1)}`;
+  const verdict = found.low > 0 ? "better" : found.high < 0 ? "worse" : "no clear difference";
+  return el("p", { id: "certainty" }, `To popularity: ${found.metric} ${percent(found.relative)} % `
+    + `[${percent(found.relative_low)}, ${percent(found.relative_high)}], 95 % interval over ${whole(found.n_users)} users: ${verdict}.`);
 }
 
 function cost() {
