@@ -16,6 +16,19 @@ from gnnrec.interactions import Interactions
 from gnnrec.rank import top_k_from
 
 
+def as_ids(what: str, ids: Iterable[Any]) -> list[Any]:
+    """Return ids as a list.
+
+    Raises:
+        DataError: It is one id, whose letters would be taken for ids, or a whole table.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise DataError(f"{what}: found {ids!r}, expected a list of ids; write [{ids!r}]")
+    if len(getattr(ids, "shape", (1,))) != 1:
+        raise DataError(f"{what}: found a table, expected a list of ids; give one of its columns")
+    return list(ids)
+
+
 def allowed_mask(
     log: Interactions, allow: Iterable[Any] | None, exclude: Iterable[Any] | None
 ) -> np.ndarray | None:
@@ -28,12 +41,12 @@ def allowed_mask(
         return None
     mask = np.full(log.n_items, allow is None)
     if allow is not None:
-        codes = log.item_codes(list(allow))
+        codes = log.item_codes(as_ids("allow", allow))
         mask[codes[codes >= 0]] = True
         if not mask.any():
             raise DataError("the allow list names no item of the catalogue; check its ids")
     if exclude is not None:
-        codes = log.item_codes(list(exclude))
+        codes = log.item_codes(as_ids("exclude", exclude))
         mask[codes[codes >= 0]] = False
     return mask
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random (default: 0).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 Mirror = Annotated[Path | None, typer.Option(help="Folder with copies of the data sets.")]
@@ -36,15 +36,22 @@ LogName = Annotated[str, typer.Argument(metavar="NAME-or-FILE")]
 
 
 def say(*lines: str) -> None:
-    """Print for people, on stderr."""
+    """Print what is beside the result, for people, on stderr: notes, progress, warnings."""
     if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
         for line in lines:
             print(line, file=sys.stderr)  # noqa: T201
 
 
-def emit(as_json: bool, value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout, where it is asked for."""
-    if as_json and os.environ.get("RANK", "0") == "0":
+def emit(as_json: bool, value: dict[str, Any], *lines: str) -> None:
+    """Print a result: for people on stdout, or one JSON object there and the lines on stderr.
+
+    So `> file` and `| head` get the result and no notes, and `--json` nothing but the object.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for line in lines:
+        print(line, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
         from gnnrec.evaluate import plain
 
         print(json.dumps(plain(value), allow_nan=False))  # noqa: T201

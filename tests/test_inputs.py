@@ -34,6 +34,9 @@ ACCEPTED = {
     "quoted.csv": ('"user_id","item_id"\n"a,b",x\n"c""d",y\n', (2, 2, 2)),
     "index-column.csv": (",user_id,item_id\n0,a,x\n1,b,y\n", (2, 2, 2)),
     "separator.txt": ("user_id;item_id\na;x\nb;y\n", (2, 2, 2)),
+    "semicolons.csv": ("user_id;item_id\na, b;x\nb;y\n", (2, 2, 2)),
+    "semicolons-quoted.csv": ('"user_id";"item_id"\n"a;b";x\n"c,d";y\n', (2, 2, 2)),
+    "tabs.csv": ("user_id\titem_id\na\tx\nb\ty\n", (2, 2, 2)),
     "huge-integers.csv": (PAIR + f"{10**30},1\n{2**63},2\n{2**63 - 1},3\n", (3, 3, 3)),
     "huge-integers.jsonl": (
         f'{{"user_id":{10**30},"item_id":1}}\n{{"user_id":2,"item_id":3}}\n', (2, 2, 2),
@@ -80,8 +83,8 @@ REFUSED = {
     "blank.csv": ("\n\n", ["an empty file"]),
     "header.csv": (PAIR, ["no rows", "at least one row"]),
     "header-cut.csv": (PAIR.strip(), ["no rows"]),
-    "semicolons.csv": ("user_id;item_id\na;x\n", ["row 1", "'user_id;item_id'", "','", ".txt"]),
-    "tabs.csv": ("user_id\titem_id\na\tx\n", ["row 1", "separated by ','"]),
+    "bars.csv": ("user_id|item_id\na|x\n", ["row 1", "'user_id|item_id'", "','", ".txt"]),
+    "commas.tsv": ("user_id,item_id\na,x\n", ["row 1", "separated by '\\t'"]),
     "utf16.csv": ((PAIR + "a,x\n").encode("utf-16"), ["row 1", "UTF-16", "save it as UTF-8"]),
     "utf16-no-mark.csv": ((PAIR + "a,x\n").encode("utf-16-le"), ["row 1", "NUL", "UTF-8"]),
     "latin1.csv": ((PAIR + "é,x\n").encode("latin-1"), ["row 2", "0xe9", "UTF-8"]),
@@ -192,8 +195,8 @@ def test_it_is_refused_in_one_line(here, run, name):
 def test_an_odd_items_file_is_said(here, run, items, piece):
     put(here, "log.csv", PAIR + LINES)
     put(here, "items.csv", items)
-    code, _, err = run("data", "check", "log.csv", "--items", "items.csv")
-    assert code == 0 and len(notes_of(err)) == 1 and piece in err
+    code, out, _ = run("data", "check", "log.csv", "--items", "items.csv")
+    assert code == 0 and len(notes_of(out)) == 1 and piece in out
 
 
 def test_an_items_file_of_other_ids_is_refused(here, run):
