@@ -1,4 +1,4 @@
-"""The command line: one verb per step; results, or with --json one object, on stdout."""
+"""The command line: one verb per step, tables on stderr, one JSON object on stdout with --json."""
 
 from __future__ import annotations
 

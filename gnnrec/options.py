@@ -36,22 +36,16 @@ LogName = Annotated[str, typer.Argument(metavar="NAME-or-FILE")]
 
 
 def say(*lines: str) -> None:
-    """Print what is beside the result, for people, on stderr: notes, progress, warnings."""
+    """Print for people, on stderr: notes, tables, warnings."""
     if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
         for line in lines:
             print(line, file=sys.stderr)  # noqa: T201
 
 
 def emit(as_json: bool, value: dict[str, Any], *lines: str) -> None:
-    """Print a result: for people on stdout, or one JSON object there and the lines on stderr.
-
-    So `> file` and `| head` get the result and no notes, and `--json` nothing but the object.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        return
-    for line in lines:
-        print(line, file=sys.stderr if as_json else sys.stdout)
-    if as_json:
+    """Print a result: the lines for people, and with --json one object, alone on stdout."""
+    say(*lines)
+    if as_json and os.environ.get("RANK", "0") == "0":
         from gnnrec.evaluate import plain
 
         print(json.dumps(plain(value), allow_nan=False))  # noqa: T201

@@ -156,5 +156,5 @@ def test_items_tables_come_along(run, tmp_path):
     )  # fmt: skip
     assert code == 0, error
     assert (tmp_path / "own.csv").read_text().splitlines()[1] == "1,10,5,100"
-    code, out, _ = run("data", "check", tmp_path / "own.csv", "--items", tmp_path / "items.csv")
-    assert code == 0 and "n_items_with_text: 2" in out
+    code, _, error = run("data", "check", tmp_path / "own.csv", "--items", tmp_path / "items.csv")
+    assert code == 0 and "n_items_with_text: 2" in error

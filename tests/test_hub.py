@@ -83,8 +83,8 @@ def test_a_name_of_the_hub_stands_wherever_a_checkpoint_does(
     assert (resolve(NAME) / "model.safetensors").is_file()
     code, _, error = run("models", "verify", NAME)
     assert code == 0, error
-    code, out, _ = run("models", "push", checkpoint_folder, "hf-hub:somebody/other")
-    assert code == 0 and "/somebody/other/commit/" in out
+    code, _, error = run("models", "push", checkpoint_folder, "hf-hub:somebody/other")
+    assert code == 0 and "/somebody/other/commit/" in error
     code, _, error = run("models", "info", "hf-hub:nobody/nothing")
     assert code == 3 and error.startswith("error: hf-hub:nobody/nothing")
 

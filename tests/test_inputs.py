@@ -195,8 +195,8 @@ def test_it_is_refused_in_one_line(here, run, name):
 def test_an_odd_items_file_is_said(here, run, items, piece):
     put(here, "log.csv", PAIR + LINES)
     put(here, "items.csv", items)
-    code, out, _ = run("data", "check", "log.csv", "--items", "items.csv")
-    assert code == 0 and len(notes_of(out)) == 1 and piece in out
+    code, _, err = run("data", "check", "log.csv", "--items", "items.csv")
+    assert code == 0 and len(notes_of(err)) == 1 and piece in err
 
 
 def test_an_items_file_of_other_ids_is_refused(here, run):
