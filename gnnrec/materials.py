@@ -16,7 +16,7 @@ from gnnrec.catalogue import Catalogue
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig
 from gnnrec.device import derive_seed
-from gnnrec.errors import ConfigError
+from gnnrec.errors import ConfigError, DataError
 from gnnrec.model import build_model
 from gnnrec.overlap import Overlap, Side, overlap, without
 from gnnrec.runs import pretrain_run
@@ -106,7 +106,12 @@ class Materials:
         own = self.suite.data.get(name)
         if own is None:
             return open_log(name, mirror=self.mirror)
-        return replace(open_file(own.file, own.items), name=name)
+        try:
+            log = open_file(own.file, own.items, columns=own.columns, min_weight=own.min_weight)
+        except DataError as error:
+            hint = f" (in a suite: user_column = ... and so on under [data.{name}])"
+            raise DataError(f"{error}{hint if '-column' in str(error) else ''}") from error
+        return replace(log, name=name)
 
     def _overlap(self, source: str, target: str) -> Overlap:
         mine, theirs = self.data_set(source).side, self.data_set(target).side
@@ -145,7 +150,7 @@ class Materials:
         used = {*sources, *([target] if strict else [])}
         made_from = {
             "config": config.model_dump(mode="json"),
-            "data": {n: d.model_dump() for n, d in self.suite.data.items() if n in used},
+            "data": {n: d.identity() for n, d in self.suite.data.items() if n in used},
             "strict": strict,
         }
         digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]

@@ -76,7 +76,7 @@ def part_sha256(suite: Suite, task: Task) -> str:
             include={"test", "split", "validation", "split_seed"}, mode="json"
         ),
         "data": {
-            name: own.model_dump()
+            name: own.identity()
             for name, own in sorted(suite.data.items())
             if name in (task.target, *task.sources)
         },

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gnnrec.architectures import architectures
 from gnnrec.baselines import BASELINES
+from gnnrec.columns import Columns
 from gnnrec.config import (
     PretrainConfig,
     Settings,
@@ -48,6 +49,27 @@ class DataFile(Settings):
 
     file: str
     items: str | None = None
+    user_column: str = Columns.user
+    item_column: str = Field(Columns.item, description="in the items file too")
+    timestamp_column: str = Columns.timestamp
+    weight_column: str = Columns.weight
+    text_column: str = Columns.text
+    min_weight: float | None = Field(None, description="rows below this weight are left out")
+
+    @property
+    def columns(self) -> Columns:
+        """The names of the log's columns."""
+        return Columns(
+            self.user_column,
+            self.item_column,
+            self.timestamp_column,
+            self.weight_column,
+            self.text_column,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides what is read; settings that a file leaves at their defaults add nothing."""
+        return {"items": None} | self.model_dump(mode="json", exclude_defaults=True)
 
 
 class EncoderSettings(Settings):
@@ -170,9 +192,11 @@ def make_suite(data: dict[str, Any], where: str, folder: Path = Path()) -> Suite
         for name in dict.fromkeys((*suite.encoders, *tables))
     }
     files = {
-        name: DataFile(
-            file=str(folder / own.file),
-            items=None if own.items is None else str(folder / own.items),
+        name: own.model_copy(
+            update={
+                "file": str(folder / own.file),
+                "items": None if own.items is None else str(folder / own.items),
+            }
         )
         for name, own in suite.data.items()
     }

@@ -359,3 +359,11 @@ def test_peak_memory_is_that_of_the_run():
     del before
     reset_peak_memory()
     assert peak_memory_mb() < high - 150
+
+
+def test_a_column_that_is_not_there_says_where_a_suite_names_it(home, tmp_path, run):
+    text = (home / "suite.toml").read_text()
+    wrong = home / "columns.toml"
+    wrong.write_text(text.replace('"shop.csv"', '"shop.csv", user_column = "Kunde"'))
+    code, _, err = run("bench", wrong, "--out", tmp_path / "out", "--device", "cpu", "--json")
+    assert code == 2 and "'Kunde'" in err and "user_column = ... and so on under [data.shop]" in err

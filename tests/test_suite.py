@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnrec.baselines import BASELINES
+from gnnrec.columns import Columns
 from gnnrec.config import with_settings
 from gnnrec.errors import ConfigError
 from gnnrec.ledger import Ledger, alone, as_text, read_rows, write_rows
@@ -297,3 +298,15 @@ def test_a_folder_has_one_process(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write there"), alone(tmp_path / "file"):
         pass
+
+
+def test_columns_of_an_own_log_are_named_and_add_nothing_where_they_are_not():
+    plain = suite_of(targets=["shop"], data={"shop": {"file": "log.csv"}})
+    named = {"file": "log.csv", "user_column": "Kunde", "min_weight": 2}
+    other = suite_of(targets=["shop"], data={"shop": named})
+    assert plain.data["shop"].identity() == {"file": "log.csv", "items": None}
+    assert other.data["shop"].columns == Columns(user="Kunde")
+    tasks = tasks_of(plain)
+    assert all(part_sha256(plain, task) != part_sha256(other, task) for task in tasks)
+    with pytest.raises(ConfigError, match="user_columns"):
+        suite_of(targets=["shop"], data={"shop": {"file": "log.csv", "user_columns": "Kunde"}})
