@@ -112,10 +112,10 @@ def recommend_command(
         "columns": [str(name) for name in frame.columns],
         **({"explanations": [one.plain() for one in told]} if explain and out is None else {}),
     }
-    return frame, summary, [] if out is not None else _lines(frame, recommender, say)
+    return frame, summary, [] if out is not None else _lines(frame, recommender)
 
 
-def _lines(frame: pd.DataFrame, recommender: Recommender, say: Say) -> list[str]:
+def _lines(frame: pd.DataFrame, recommender: Recommender) -> list[str]:
     """The first lists as a table, with titles where there are any, and reasons below it."""
     user, item = recommender.log.columns.user, recommender.log.columns.item
     first = frame.head(_SHOWN)
@@ -129,7 +129,7 @@ def _lines(frame: pd.DataFrame, recommender: Recommender, say: Say) -> list[str]
         if why:
             lines.append(printable(f"{title or row[item]} for {row[user]}: {why}"))
     if len(frame) > len(first):
-        say(f"... {len(frame) - len(first)} more rows; write them with --out")
+        lines.append(f"... {len(frame) - len(first)} more rows; write them with --out")
     return lines
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import threading
 from urllib.parse import urlencode
 
@@ -235,20 +237,23 @@ def test_several_may_ask_at_once(server):
     assert all(found[f"u{n}"][1]["id"] == f"u{n}" for n in range(6))
 
 
-@pytest.mark.parametrize("no_open", [True, False])
-def test_the_command_serves_until_it_is_stopped(work, run, monkeypatch, no_open):
+@pytest.mark.parametrize(
+    ("no_open", "number"), [(True, signal.SIGINT), (False, signal.SIGINT), (True, signal.SIGTERM)]
+)
+def test_the_command_serves_until_it_is_stopped(work, run, monkeypatch, no_open, number):
     served, opened = [], threading.Event()
 
     def stop(server, *arguments):
         served.append(server.url)
         if not no_open:
             assert opened.wait(20)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal did not stop it")
 
     monkeypatch.setattr(Server, "serve_forever", stop)
     monkeypatch.setattr("webbrowser.open", lambda url: opened.set())
     options = ["--no-open"] if no_open else []
     code, out, err = run("explore", "rec", "--port", "0", "--json", *options)
-    assert code == 0, err
+    assert code == 0 and "error" not in err, err
     assert [json.loads(out)["url"]] == served and served[0] in err
     assert opened.is_set() is not no_open

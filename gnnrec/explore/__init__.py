@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gnnrec.explore.answers import Explorer, open_explorer
 from gnnrec.explore.server import Server
+from gnnrec.signals import StoppedError
 
 __all__ = ["Explorer", "Server", "explore_command", "open_explorer"]
 
@@ -43,5 +44,5 @@ def explore_command(
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         try:
             server.serve_forever()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):  # the way it is meant to end
             return
