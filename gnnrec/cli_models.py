@@ -51,7 +51,9 @@ def models_info(name: Name, json_: Json = False) -> None:
     folder = resolve(name)
     found = describe(folder) | {"folder": str(folder), "card": card(folder)}
     about = f"revision {found['revision']}, {found['bytes']} bytes, in {folder}"
-    emit(json_, found, found["card"], about)
+    items = " --items ITEMS" if found["reads_text"] else ""
+    use = f"gnnrec transfer {name} --target LOG{items} --out DIR"
+    emit(json_, found, found["card"], about, use)
 
 
 @models_app.command("push")
