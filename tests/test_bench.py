@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -359,3 +360,13 @@ def test_peak_memory_is_that_of_the_run():
     del before
     reset_peak_memory()
     assert peak_memory_mb() < high - 150
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_memory_that_the_allocator_keeps_is_not_the_next_runs():
+    pieces = [np.ones(10_000) for _ in range(4_000)]
+    above = [np.ones(100) for _ in range(2_000)]  # the heap cannot shrink below these by itself
+    high = peak_memory_mb()
+    del pieces
+    reset_peak_memory()
+    assert peak_memory_mb() < high - 200 and len(above) == 2_000
