@@ -158,7 +158,7 @@ def calls_of(recommender):
 
 @pytest.fixture(scope="module")
 def programs(recommenders, exports):
-    """Encoder -> what its program answers to `calls_of`; tower: what a page without lists prints."""
+    """Encoder -> what its program answers to `calls_of`; tower: what a page of no lists prints."""
     jobs = []
     for encoder in ENCODERS:
         recommender = recommenders(encoder)
