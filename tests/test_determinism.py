@@ -29,10 +29,10 @@ def _threads():
     torch.set_num_threads(before)
 
 
-def one_run(encoder, n_threads):
+def one_run(encoder, n_threads, max_steps=12):
     """Pretrain, transfer, measure: (checkpoint's weights, recommender, what the report says)."""
     torch.set_num_threads(n_threads)
-    few = TrainConfig(max_steps=12, evaluate_every=4, n_negatives=100, batch_size=128)
+    few = TrainConfig(max_steps=max_steps, evaluate_every=4, n_negatives=100, batch_size=128)
     pretraining = PretrainConfig(
         model=ModelConfig(encoder=encoder, dim=16, n_layers=2, spectral_rank=16),
         train=few,
@@ -70,8 +70,8 @@ def first_run(encoder):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_same_seed_and_threads_give_the_same_bits(encoder):
     if encoder == "lightgcn":
-        runs = [one_run(encoder, 2) for _ in range(2)]
-    else:  # threads that wait for a core are slow
+        runs = [one_run(encoder, 2, 4) for _ in range(2)]  # threads that wait for a core are slow
+    else:
         runs = [first_run(encoder), one_run(encoder, 1)]
     (state, recommender, report), (again, other, second) = runs
     assert state.keys() == again.keys()
