@@ -27,6 +27,12 @@ def read(name: str) -> pd.DataFrame:
     return frame
 
 
+def of_suite(suite: str, name: str) -> pd.DataFrame:
+    """The rows of a suite, and of those named after it (families, families-shop)."""
+    found = sorted(RESULTS.glob(f"{suite}*/{name}"))
+    return pd.concat([read(str(path.relative_to(RESULTS))) for path in found], ignore_index=True)
+
+
 def percent(frame: pd.DataFrame) -> pd.Series:
     """Relative differences with their intervals, as text."""
     low, high = frame["relative_low"] * 100, frame["relative_high"] * 100
@@ -48,7 +54,7 @@ def differences(
         bucket: Users by their number of kept interactions.
         scenario: main, cold-items or cold-users.
     """
-    frame = read(f"{suite}/differences.csv")
+    frame = of_suite(suite, "differences.csv")
     wanted = {"arm": arm, "metric": MEASURE, "bucket": bucket, "scenario": scenario}
     for name, value in ({"chosen": "yes"} | wanted).items():
         frame = frame[frame[name] == value]
@@ -83,15 +89,16 @@ def whole_means(groups: DataFrameGroupBy, n_seeds: int) -> pd.Series:
 
 
 def families() -> pd.DataFrame:
-    """Each family's arms beside each other, and `final:1` to the same model from scratch."""
-    runs = read("families/runs.csv").fillna({"encoder": "without"})
+    """Each family's arms beside each other, and what transfer adds to the model from scratch."""
+    runs = of_suite("families", "runs.csv").fillna({"encoder": "without"})
     keys = ["target", "fraction", "encoder"]
     values = whole_means(runs.groupby([*keys, "arm"]), runs["seed"].nunique()).unstack("arm")
     order = ("popularity", "raw-text", "scratch", "zero-shot", "heads", "final:1", "text:1", "full")
     table = values[[arm for arm in order if arm in values]]
     table = table.map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
-    found = differences("families", "final:1", "scratch").set_index(keys)["difference"]
-    table["final:1 to scratch"] = found.reindex(table.index).fillna("")
+    for arm in ("final:1", "text:1"):
+        found = differences("families", arm, "scratch").set_index(keys)["difference"]
+        table[f"{arm} to scratch"] = found.reindex(table.index).fillna("")
     return table.rename(index=lambda fraction: f"{100 * fraction:g} %", level="fraction")
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gnnrec.arms import Prepared, baseline_arm, run_arm
 from gnnrec.baselines import BASELINES
@@ -302,12 +301,8 @@ class _Bench:
                     checkpoint = self.materials.checkpoint(*args)
                 target = self._text_for(task, prepared).target
                 parts = (split.train, split.validation, self._config(task, settings))
-                model = adapt(checkpoint, target, *parts, device=self.device).model
-                x = target.graph_input(
-                    split.train, rank=model.config.spectral_rank, device=self.device
-                )
-                with torch.no_grad():
-                    scores = model(x)
+                adapted = adapt(checkpoint, target, *parts, device=self.device)
+                scores, x = adapted.scores(target, split.train, self.device)
         except GnnrecError as error:
             if error.exit_code == 2:  # a setting that cannot be, and not one that diverged
                 raise

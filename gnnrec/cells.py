@@ -26,7 +26,7 @@ def weights_of(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
         raise data_error(
             where,
             shown(df[column].iloc[position]),
-            "a number from 0 to 3.4e38",
+            "a number from 0 to 3.4e38, as 1.5",
             "correct it or drop the row",
             row=row_number(df, position),
             column=column,
@@ -40,7 +40,7 @@ def times_of(df: pd.DataFrame, column: str, where: str) -> np.ndarray:
     Raises:
         DataError: A cell is no time, or not of the kind that most of the column is.
     """
-    values, expected = df[column], "seconds since 1970, a date or ISO 8601 text"
+    values, expected = df[column], "seconds since 1970 or an ISO 8601 date, 2026-11-28T09:30"
     seconds = np.full(len(values), np.nan)
     if not pd.api.types.is_bool_dtype(values.dtype):
         seconds = numbers(values)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from gnnrec.cli_bench import bench, report
 from gnnrec.cli_data import data_app
@@ -52,7 +53,21 @@ _TOGETHER = ("pretrain", "transfer", "recommend")
 
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
+_ORDER = (
+    *("data", "models", "select", "transfer", "recommend", "explore", "serve", "export"),
+    *("evaluate", "pretrain", "tune", "bench", "report", "doctor"),
+)
+
+
+class _InOrder(typer.core.TyperGroup):
+    """Commands in the order in which somebody with a log of their own needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 (click's, or typer's copy)
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,6 +78,24 @@ app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 for command in (tune, serve, explore, export, bench, report):
     app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from gnnrec import __version__
+
+        print(f"gnnrec {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback(help="Recommendation by transfer learning on graphs.")
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -131,8 +164,8 @@ def pretrain(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="lightgcn, graphsage, graph-filter, channels, gmf, mlp, neumf, two-tower, or "
-            "one that an installed package brings."
+            help="lightgcn (default), graphsage, graph-filter, channels, gmf, mlp, neumf, "
+            "two-tower, or one that an installed package brings."
         ),
     ] = None,
     items: Annotated[
@@ -142,7 +175,10 @@ def pretrain(
         bool | None, typer.Option("--text/--no-text", help="Read item text (default: if all have).")
     ] = None,
     text_model: Annotated[
-        str | None, typer.Option(help="Sentence encoder, name or folder.")
+        str | None,
+        typer.Option(
+            help="Sentence encoder, name or folder; NAME@bfloat16 runs it in half the bits."
+        ),
     ] = None,
     text_layers: Annotated[
         int | None, typer.Option(min=0, help="Last layers of the sentence encoder to retrain too.")
@@ -202,15 +238,20 @@ def transfer(
     checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
     target: Annotated[str, typer.Option(help="NAME or FILE.")],
     out: Out,
-    items: Annotated[Path | None, typer.Option(help="Items file: item_id and text.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file: ids and any text columns.")
+    ] = None,
     retrain: Annotated[
-        str | None, typer.Option(help="zero-shot, heads, final:K, text:K, full or scratch.")
+        str | None,
+        typer.Option(help="zero-shot, heads, final:K, text:K, full or scratch (default: final:1)."),
     ] = None,
     test: Annotated[
         str | None, typer.Option(help="FILE of held-out interactions, or none; default: a split.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="ratio or time.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="Share of training rows kept.")] = None,
+    split: Annotated[str | None, typer.Option(help="ratio (default) or time.")] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Share of training rows kept (default: 1).")
+    ] = None,
     cutoffs: Cutoffs = [10, 20],  # noqa: B006 (typer copies it)
     tensorboard: Tensorboard = None,
     seed: Seed = None,
@@ -227,7 +268,7 @@ def transfer(
 ) -> None:
     """Adapt a checkpoint to a target log and save a recommender."""
     from gnnrec.callbacks import on_board
-    from gnnrec.commands import transfer_command
+    from gnnrec.commands import transfer_command, transfer_lines
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     overrides = {"retrain": retrain, "split": split, "fraction": fraction, "seed": seed}
@@ -244,20 +285,16 @@ def transfer(
             min_weight,
             say,
         )
-    say(
-        text_table(
-            metric_rows(
-                {"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]}
-            )
-        )
-    )
-    emit(json_, report)
+    arms = {"popularity": report.get("popularity_metrics"), report["arm"]: report["metrics"]}
+    emit(json_, report, text_table(metric_rows(arms)), *transfer_lines(report))
 
 
 @app.command()
 def select(
     target: Annotated[str, typer.Option(help="NAME or FILE.")],
-    items: Annotated[Path | None, typer.Option(help="Items file: item_id and text.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file: ids and any text columns.")
+    ] = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(help="Name or folder of a candidate; may be repeated (default: all shipped)."),
@@ -274,8 +311,9 @@ def select(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Rank checkpoints for a target, without training, on interactions hidden from it."""
+    """Rank checkpoints for a target without training."""
     from gnnrec.commands import select_command
+    from gnnrec.select import selection_lines
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column, text_column)
     report = select_command(
@@ -286,7 +324,7 @@ def select(
         device,
         say,
     )
-    emit(json_, report)
+    emit(json_, report, *selection_lines(report))
 
 
 @app.command()
@@ -301,13 +339,12 @@ def evaluate(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Measure a saved recommender on held-out interactions, full ranking."""
+    """Measure a saved recommender on held-out interactions."""
     from gnnrec.commands import evaluate_command
 
     columns = (user_column, item_column, weight_column)
     report = evaluate_command(folder, test, tuple(cutoffs), device, columns, min_weight, say)
-    say(text_table(metric_rows({report["arm"]: report["metrics"]})))
-    emit(json_, report)
+    emit(json_, report, text_table(metric_rows({report["arm"]: report["metrics"]})))
 
 
 @app.command()
@@ -327,20 +364,12 @@ def recommend(
     """Recommend to the given users, or to all users of the log."""
     from gnnrec.command_recommend import recommend_command
 
-    frame, summary = recommend_command(
+    frame, summary, lines = recommend_command(
         folder, user, users, k, allow, exclude, include_seen, explain, out, device, say
     )
     if out is None:
-        shown = frame.head(200)
-        rows = [{str(n): v for n, v in row.items()} for row in shown.to_dict("records")]
-        reasons = [row.pop("why") for row in rows] if explain else []
-        say(text_table(rows))
-        names = [" <- ".join(map(str, list(row.values())[1::-1])) for row in rows]
-        say(*(f"{name}: {why}" for name, why in zip(names, reasons, strict=False)))
-        if len(frame) > len(shown):
-            say(f"... {len(frame) - len(shown)} more rows; write them with --out")
         summary["recommendations"] = frame.to_dict("records") if json_ else []
-    emit(json_, summary)
+    emit(json_, summary, *lines)
 
 
 @app.command()
@@ -349,8 +378,7 @@ def doctor(json_: Json = False) -> None:
     from gnnrec.doctor import examine
 
     found = examine()
-    say(*(f"{name}: {value}" for name, value in found.items()))
-    emit(json_, found)
+    emit(json_, found, *(f"{name}: {value}" for name, value in found.items()))
 
 
 if __name__ == "__main__":

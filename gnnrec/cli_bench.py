@@ -29,7 +29,7 @@ def bench(
     mirror: Mirror = None,
     json_: Json = False,
 ) -> None:
-    """Run a benchmark suite, a row per run; started again, it goes on where it was."""
+    """Run a benchmark suite, a row per run; again, it goes on."""
     from gnnrec.bench import run_bench
     from gnnrec.suite import load_suite
 

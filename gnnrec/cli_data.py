@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gnnrec.console import text_table
+from gnnrec.console import listed, rounded, text_table
 from gnnrec.options import (
     ItemColumn,
     Json,
@@ -21,7 +21,6 @@ from gnnrec.options import (
     columns_of,
     emit,
     open_named,
-    say,
 )
 
 data_app = typer.Typer(
@@ -43,8 +42,7 @@ def data_list(json_: Json = False) -> None:
         }
         for spec in list_datasets()
     ]
-    say(text_table(rows))
-    emit(json_, {"datasets": rows})
+    emit(json_, {"datasets": rows}, text_table(rows))
 
 
 @data_app.command("fetch")
@@ -57,17 +55,21 @@ def data_fetch(
     dataset = load(name, mirror)
     log, spec = dataset.interactions, dataset.spec
     counts = {"n_users": log.n_users, "n_items": log.n_items, "n_interactions": log.n_interactions}
-    say(f"{name}: {counts}", f"licence: {spec.licence}", f"cite: {spec.citation}")
     emit(
         json_,
         {"name": name, **counts, "sha256": dataset.sha256, "licence": spec.licence},
+        f"{name}: " + ", ".join(f"{value} {key[2:]}" for key, value in counts.items()),
+        f"licence: {spec.licence}",
+        f"cite: {spec.citation}",
     )
 
 
 @data_app.command("check")
 def data_check(
     file: Annotated[Path, typer.Argument(metavar="FILE")],
-    items: Annotated[Path | None, typer.Option(help="Items file.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Items file: ids and any text columns.")
+    ] = None,
     for_: Annotated[
         str | None,
         typer.Option("--for", help="Checkpoint, NAME or DIR: what it needs, and what is missing."),
@@ -80,7 +82,7 @@ def data_check(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Check a log, and an items file if there is one, and say what will be used."""
+    """Check a log and its items file, and say what will be used."""
     from gnnrec.doubts import doubts
     from gnnrec.readiness import readiness
     from gnnrec.sources import open_file
@@ -106,16 +108,16 @@ def data_check(
         texts, _ = log.items.align(data.item_ids)
         found["n_items_in_table"] = len(log.items.item_ids)
         found["n_items_with_text"] = sum(1 for text in texts if text)
-    say(*(f"{name}: {value}" for name, value in found.items()))
+        found["text_columns"] = list(log.items.columns)
+    lines = [f"{name}: {listed(value)}" for name, value in found.items()]
     found["notes"] = doubts(log)
-    say(*(f"note: {note}" for note in found["notes"]))
+    lines += [f"note: {note}" for note in found["notes"]]
     if checkpoint is not None:
         findings = readiness(checkpoint, log)
-        say(f"for {for_}:", *(finding.line() for finding in findings))
+        lines += [f"for {for_}:", *(finding.line() for finding in findings)]
         found["for"] = for_
         found["findings"] = [finding.plain() for finding in findings]
-    say("usable")
-    emit(json_, found)
+    emit(json_, found, *lines, "usable")
 
 
 @data_app.command("convert")
@@ -141,8 +143,7 @@ def data_convert(
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column)
     done = convert(file, out, to, from_, items=items, items_out=items_out, columns=columns)
-    say(*(f"{name}: {value}" for name, value in done.items()))
-    emit(json_, done)
+    emit(json_, done, *(f"{name}: {value}" for name, value in done.items()))
 
 
 @data_app.command("pack")
@@ -156,13 +157,13 @@ def data_pack(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Pack a log larger than memory into a folder that commands take in a file's place."""
+    """Pack a log larger than memory into a folder to use in its place."""
     from gnnrec.packed import pack
 
     columns = columns_of(user_column, item_column, timestamp_column, weight_column)
     done = pack(files, out, columns, min_weight)
-    say(*(f"{name}: {value}" for name, value in done.items() if name != "columns"))
-    emit(json_, done)
+    told = (f"{name}: {value}" for name, value in done.items() if name != "columns")
+    emit(json_, done, *told)
 
 
 @data_app.command("stats")
@@ -176,7 +177,7 @@ def data_stats(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Describe the bipartite graph of a log: sizes, degrees, components, concentration."""
+    """Describe a log as a graph: sizes, degrees, concentration."""
     from gnnrec.graph import BipartiteGraph
 
     log = open_named(
@@ -188,5 +189,5 @@ def data_stats(
     ).interactions
     graph = BipartiteGraph(log.users, log.items, log.n_users, log.n_items)
     statistics = graph.statistics()
-    say(*(f"{name}: {value}" for name, value in statistics.items()))
-    emit(json_, {"source": source, **statistics})
+    told = (f"{name}: {rounded(value)}" for name, value in statistics.items())
+    emit(json_, {"source": source, **statistics}, *told)

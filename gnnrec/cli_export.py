@@ -24,7 +24,7 @@ def export(
     ] = True,
     json_: Json = False,
 ) -> None:
-    """Write a saved recommender as Parquet tables, a program and a faiss index."""
+    """Write a saved recommender as Parquet, a program, a faiss index."""
     from gnnrec.export import export_command
 
     emit(json_, export_command(folder, out, index, lists, program, say))

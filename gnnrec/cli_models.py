@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from gnnrec.console import text_table
-from gnnrec.options import Json, emit, say
+from gnnrec.options import Json, emit
 
 models_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look at the checkpoints that come with the package, and at others.",
+    help="Look at checkpoints: those that ship, and others.",
 )
 Name = Annotated[str, typer.Argument(metavar="NAME-or-DIR")]
 
@@ -23,7 +23,9 @@ def models_list(json_: Json = False) -> None:
     from gnnrec.zoo import available, describe
 
     found = [describe(name) for name in available()]
-    say(
+    emit(
+        json_,
+        {"models": found},
         text_table(
             [
                 {
@@ -37,20 +39,19 @@ def models_list(json_: Json = False) -> None:
             ]
         )
         if found
-        else "no checkpoint is shipped with this installation"
+        else "no checkpoint is shipped with this installation",
     )
-    emit(json_, {"models": found})
 
 
 @models_app.command("info")
 def models_info(name: Name, json_: Json = False) -> None:
-    """Show a checkpoint's card: what it reads, its sources and their licences."""
+    """Show a checkpoint's card: what it reads, sources, licences."""
     from gnnrec.zoo import card, describe, resolve
 
     folder = resolve(name)
     found = describe(folder) | {"folder": str(folder), "card": card(folder)}
-    say(found["card"], f"revision {found['revision']}, {found['bytes']} bytes, in {folder}")
-    emit(json_, found)
+    about = f"revision {found['revision']}, {found['bytes']} bytes, in {folder}"
+    emit(json_, found, found["card"], about)
 
 
 @models_app.command("push")
@@ -65,18 +66,20 @@ def models_push(
     from gnnrec.zoo import resolve
 
     address = push(resolve(name), to, private=private)
-    say(f"{name} -> {address}")
-    emit(json_, {"name": name, "commit": address})
+    emit(json_, {"name": name, "commit": address}, f"{name} -> {address}")
 
 
 @models_app.command("verify")
 def models_verify(name: Name, json_: Json = False) -> None:
-    """Check a checkpoint's hashes and shapes, and that it computes here what it should."""
+    """Check a checkpoint's hashes, shapes and golden output."""
     from gnnrec.checkpoint import Checkpoint
     from gnnrec.zoo import describe, resolve
 
     folder = resolve(name)
     Checkpoint.load(folder)
     found = describe(folder)
-    say(f"{found['name']}@{found['revision']}: hashes, shapes and golden output agree")
-    emit(json_, {"name": found["name"], "revision": found["revision"], "verified": True})
+    emit(
+        json_,
+        {"name": found["name"], "revision": found["revision"], "verified": True},
+        f"{found['name']}@{found['revision']}: hashes, shapes and golden output agree",
+    )

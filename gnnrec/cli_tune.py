@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def tune(
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
-    """Search the settings of a transfer on the target's own training interactions.
+    """Search a transfer's settings on the target's training part.
 
     Writes tuned.toml, for gnnrec transfer --config. Started again, it goes on where it was.
     """
@@ -85,5 +86,20 @@ def tune(
         device=device,
         say=say,
     )
-    say(f"gnnrec transfer {checkpoint} --target {target} --config {out / 'tuned.toml'} --out DIR")
+    words = ["gnnrec", "transfer", checkpoint, "--target", target]
+    words += [
+        "--config",
+        str(out / "tuned.toml"),
+        *([] if items is None else ["--items", str(items)]),
+    ]
+    for option, name, usual in (
+        ("--user-column", user_column, "user_id"),
+        ("--item-column", item_column, "item_id"),
+        ("--timestamp-column", timestamp_column, "timestamp"),
+        ("--weight-column", weight_column, "weight"),
+        ("--text-column", text_column, "text"),
+        ("--min-weight", min_weight, None),
+    ):
+        words += [] if name == usual else [option, str(name)]
+    say(f"next: {shlex.join(words)} --out DIR")
     emit(json_, tuned.report)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gnnrec.tables import data_error, row_number, shown
+from gnnrec.tables import IN_PYTHON, data_error, row_number, shown
 
 _RESERVED = ("score", "rank", "known")
 
@@ -35,7 +35,9 @@ class Columns:
         return None if self.text in taken else self.text
 
 
-def check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
+def check_columns(
+    given: Sequence[Any], columns: Columns, where: str, *, may_lack: bool = False
+) -> None:
     """Refuse a log whose columns are not those named.
 
     Args:
@@ -43,6 +45,7 @@ def check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
         columns: The names wanted. A missing weight, timestamp or text column is allowed under its
             default name; under a name of your own it is an error.
         where: File or description for messages.
+        may_lack: Allow those to be missing under any name.
 
     Raises:
         DataError: A column is missing, twice there, or wanted for two things.
@@ -62,20 +65,34 @@ def check_columns(given: Sequence[Any], columns: Columns, where: str) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise data_error(where, f"the column {twice!r} twice", "distinct names", "rename one")
-    for role in ("user", "item", "timestamp", "weight", "text"):
-        wanted = getattr(columns, role)
-        optional = role not in ("user", "item") and wanted == getattr(defaults, role)
-        if wanted in given or optional:
-            continue
-        lowered = {name.lower(): name for name in names}
-        few = list(lowered)[:200]  # of a hundred thousand columns none is near
-        near = difflib.get_close_matches(wanted.lower(), few, n=1, cutoff=0.5) or [
-            low for low in lowered if role in low
-        ]
-        name = lowered[near[0]] if near else "NAME"
-        cure = f"name it with --{role}-column {name}"
-        found = "the columns " + ", ".join(names)
-        raise data_error(where, found, f"a {role} column {wanted!r}", cure)
+    missing = {
+        role: wanted
+        for role in ("user", "item", "timestamp", "weight", "text")
+        if (wanted := getattr(columns, role)) not in given
+        and (role in ("user", "item") or not (may_lack or wanted == getattr(defaults, role)))
+    }
+    if missing:
+        expected = " and ".join(
+            f"a{'n' if role == 'item' else ''} {role} column {wanted!r}"
+            for role, wanted in missing.items()
+        )
+        near = {role: _near(role, wanted, names) for role, wanted in missing.items()}
+        if where == IN_PYTHON:
+            named = ", ".join(f"{role}={name or 'NAME'!r}" for role, name in near.items())
+            cure = f"name it with columns=gnnrec.Columns({named})"
+        else:
+            options = " ".join(f"--{role}-column {name or 'NAME'}" for role, name in near.items())
+            cure = f"name {'it' if len(missing) == 1 else 'them'} with {options}"
+        raise data_error(where, "the columns " + ", ".join(names), expected, cure)
+
+
+def _near(role: str, wanted: str, names: list[str]) -> str:
+    """Return the column that a misspelt name may have meant, or nothing."""
+    lowered = {name.lower(): name for name in names}
+    few = list(lowered)[:200]  # of a hundred thousand columns none is near
+    near = difflib.get_close_matches(wanted.lower(), few, n=1, cutoff=0.5)
+    near = near or [low for low in lowered if role in low]
+    return lowered[near[0]] if near else ""
 
 
 def text_values(df: pd.DataFrame, column: str, where: str) -> np.ndarray:

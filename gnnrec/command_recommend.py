@@ -11,18 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from gnnrec.console import printable, text_table
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.ids import normalise_ids
 from gnnrec.interactions import Interactions
 from gnnrec.ranks import launched, started
 from gnnrec.recommender import Recommender
 from gnnrec.storage import whole_file
-from gnnrec.tables import read_table
+from gnnrec.tables import read_table, shown
 
 Say = Callable[..., None]
 _INTEGER = re.compile("0|-?[1-9][0-9]{0,17}")  # what int64 gives back as it came
+_SHOWN = 200  # rows; more are for a file
 _TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".gz")
 
 
@@ -38,8 +41,8 @@ def recommend_command(
     out: Path | None,
     device: str,
     say: Say,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Recommend, write the lists if asked, and return them with a summary."""
+) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
+    """Recommend, write the lists if asked; return them, a summary, and lines that show them."""
     if out is not None and out.suffix.lower() not in (".parquet", ".csv"):
         raise ConfigError(f"--out {out}: found suffix {out.suffix!r}, expected .parquet or .csv")
     if started() and out is None:
@@ -80,9 +83,12 @@ def recommend_command(
         exclude=lists["exclude"],
     )
     asked = log.n_users if wanted is None else len(wanted)
-    unknown_users = 0 if wanted is None else int((log.user_codes(wanted) < 0).sum())
-    if unknown_users:
-        say(f"note: {unknown_users} of {asked} users are unknown and get popular items")
+    strangers = [] if wanted is None else np.flatnonzero(log.user_codes(wanted) < 0).tolist()
+    if wanted is not None and strangers:
+        say(
+            f"note: {len(strangers)} of {asked} users are unknown and get popular items, the first "
+            f"is {shown(wanted[strangers[0]])}; ids look like {shown(log.user_ids[0])}"
+        )
     served = int(frame[log.columns.user].nunique())
     if served < asked:
         say(f"note: {asked - served} users have no item left to recommend")
@@ -97,15 +103,34 @@ def recommend_command(
             else:
                 frame.to_parquet(path, index=False)
         say(f"{len(frame)} rows for {served} users -> {out}")
-    return frame, {
+    summary = {
         "n_users": asked,
-        "n_unknown_users": unknown_users,
+        "n_unknown_users": len(strangers),
         "n_rows": len(frame),
         "k": k,
         "out": None if out is None else str(out),
         "columns": [str(name) for name in frame.columns],
         **({"explanations": [one.plain() for one in told]} if explain and out is None else {}),
     }
+    return frame, summary, [] if out is not None else _lines(frame, recommender, say)
+
+
+def _lines(frame: pd.DataFrame, recommender: Recommender, say: Say) -> list[str]:
+    """The first lists as a table, with titles where there are any, and reasons below it."""
+    user, item = recommender.log.columns.user, recommender.log.columns.item
+    first = frame.head(_SHOWN)
+    rows = [{str(n): v for n, v in row.items()} for row in first.to_dict("records")]
+    reasons = [row.pop("why", "") for row in rows]
+    titles = recommender.titles(first[item])
+    if any(titles) and "title" not in (user, item):
+        rows = [row | {"title": title} for row, title in zip(rows, titles, strict=True)]
+    lines = [text_table(rows)]
+    for row, title, why in zip(rows, titles, reasons, strict=True):
+        if why:
+            lines.append(printable(f"{title or row[item]} for {row[user]}: {why}"))
+    if len(frame) > len(first):
+        say(f"... {len(frame) - len(first)} more rows; write them with --out")
+    return lines
 
 
 def read_ids(path: Path, column: str) -> list[str]:

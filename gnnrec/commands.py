@@ -16,7 +16,8 @@ from gnnrec.ranks import together
 from gnnrec.recommender import Recommender
 from gnnrec.resume import resumable
 from gnnrec.runs import evaluate_run, pretrain_run, transfer_run
-from gnnrec.select import rank_checkpoints, selection_lines
+from gnnrec.select import rank_checkpoints
+from gnnrec.shown import bounds, percent
 from gnnrec.sources import Log, fingerprint, held_out_sha256
 from gnnrec.storage import MANIFEST, cannot_write, check_replaceable, file_sha256, whole_file
 from gnnrec.tables import read_table
@@ -140,6 +141,25 @@ def transfer_command(
     return report
 
 
+def transfer_lines(report: dict[str, Any]) -> list[str]:
+    """Say whether the model is better than popularity, and what a guard kept."""
+    lines, found = [], report.get("to_popularity")
+    if found is not None and None not in found.values():  # popularity may find nothing at all
+        low, high = found["low"], found["high"]
+        verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+        lines.append(
+            f"{report['arm']} to popularity: {found['metric']} {percent(found['relative'])} "
+            f"{bounds(found['relative_low'], found['relative_high'])}, 95 % interval over "
+            f"{found['n_users']} users: {verdict}"
+        )
+    if report["choice"] == "scratch" and report["arm"] != "scratch":
+        lines.append(
+            "the guard kept a model from scratch: it ranked interactions hidden from both clearly "
+            "better than the transferred one"
+        )
+    return lines
+
+
 def select_command(
     checkpoints: list[str] | None,
     open_target: Callable[[], Log],
@@ -162,7 +182,6 @@ def select_command(
     if not report["target_has_text"] and any(c.config.text_dim for c in loaded):
         cure = "pip install 'gnnrec[text]'" if log.has_text else "give --items"
         say(f"note: the text part of the candidates that read item text stays silent ({cure})")
-    say(*selection_lines(report))
     return report
 
 

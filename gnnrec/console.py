@@ -42,6 +42,18 @@ def cell(value: Any) -> str:  # noqa: ANN401
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def listed(value: Any) -> str:  # noqa: ANN401
+    """Return a value as text, and those of a list one after the other."""
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def rounded(value: Any) -> str:  # noqa: ANN401
+    """Return a figure with four significant digits, and those of a dict one after the other."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {rounded(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def printable(text: str) -> str:
     """Replace what could move the cursor, colour the terminal or turn the writing round."""
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gnnrec.catalogue import Catalogue
 from gnnrec.interactions import Interactions
+from gnnrec.lists import as_ids
 from gnnrec.model import Transferable
 from gnnrec.newcomers import Newcomers
 from gnnrec.scores import ScoreVectors
@@ -70,7 +71,10 @@ class Histories:
 
 def history_rows(log: Interactions, histories: Sequence[Iterable[Any]]) -> sp.csr_array:
     """Code histories of raw item ids as rows; see `Histories.rows`."""
-    codes = [np.unique(log.item_codes(list(history))) for history in histories]
+    codes = [
+        np.unique(log.item_codes(as_ids(f"history {place}", history)))
+        for place, history in enumerate(histories)
+    ]
     codes = [row[row >= 0] for row in codes]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in codes])]).astype(np.int64)
     items = np.concatenate([np.zeros(0, dtype=np.int64), *codes])

@@ -19,7 +19,7 @@ from gnnrec.frames import Frame, as_pandas
 from gnnrec.ids import Vocabulary, extend_ids, factorize_ids
 from gnnrec.ingest import CodedLog, stream_log
 from gnnrec.items import ItemTable, read_items
-from gnnrec.tables import data_error, read_table, shown, source_name
+from gnnrec.tables import IN_PYTHON, data_error, read_table, shown, source_name
 
 __all__ = [
     "Columns",
@@ -83,7 +83,9 @@ class Interactions:
         df: Frame,
         columns: Columns | None = None,
         min_weight: float | None = None,
-        where: str = "DataFrame",
+        where: str = IN_PYTHON,
+        *,
+        may_lack: bool = False,
     ) -> Interactions:
         """Validate a table and encode it. O(n_rows), vectorised.
 
@@ -99,6 +101,7 @@ class Interactions:
             columns: Names of its columns; see `gnnrec.columns.check_columns`.
             min_weight: Rows of a smaller weight are left out, before pairs are collapsed.
             where: File or description for messages.
+            may_lack: Take it without weights, times and texts also where `columns` names them.
 
         Raises:
             DataError: A column is missing, a value is not usable (the row is named), or no row is
@@ -107,7 +110,7 @@ class Interactions:
         columns = columns or Columns()
         df = as_pandas(df, where, (columns.user, columns.item, columns.weight))
         where = source_name(df, where)
-        check_columns(list(df.columns), columns, where)
+        check_columns(list(df.columns), columns, where, may_lack=may_lack)
         if df.empty:
             raise data_error(where, "no rows", "at least one interaction", "check its source")
         users, user_ids, n_users = factorize_ids(df, columns.user, where)

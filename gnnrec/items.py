@@ -12,7 +12,7 @@ import pandas as pd
 
 from gnnrec.frames import Frame, as_pandas
 from gnnrec.ids import Vocabulary, factorize_ids
-from gnnrec.tables import data_error, read_table, source_name
+from gnnrec.tables import IN_PYTHON, data_error, read_table, source_name
 
 _TITLES = ("title", "name")
 _ALWAYS_TEXT = (*_TITLES, "text")  # a catalogue of books named 1984 and 2666 has numeric titles
@@ -27,16 +27,18 @@ class ItemTable:
         texts: n_items texts, "" where an item has none.
         titles: n_items titles, "" where an item has none.
         n_duplicates: Rows left out because their id had come before.
+        columns: Names of those that the texts were made of.
     """
 
     item_ids: np.ndarray
     texts: list[str]
     titles: list[str]
     n_duplicates: int = 0
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def from_frame(
-        cls, df: Frame, item_column: str = "item_id", where: str = "DataFrame"
+        cls, df: Frame, item_column: str = "item_id", where: str = IN_PYTHON
     ) -> ItemTable:
         """Make an item table of every text column, in the order of the columns. O(cells).
 
@@ -52,7 +54,10 @@ class ItemTable:
         if item_column not in df.columns:
             found = "the columns " + ", ".join(map(str, df.columns))
             raise data_error(
-                where, found, f"an id column {item_column!r}", "name it with --item-column"
+                where,
+                found,
+                f"the log's item column {item_column!r}",
+                "rename it, as --item-column names that of both files",
             )
         codes, ids, _ = factorize_ids(df, item_column, where)
         first = np.unique(codes, return_index=True)[1]
@@ -67,7 +72,7 @@ class ItemTable:
         titles = columns[named[0]] if named else next(iter(columns.values()), empty)
         rows = zip(*columns.values(), strict=True)
         joined = [" ".join(filter(None, row)) for row in rows] if columns else empty
-        return cls(ids, joined, list(titles), len(df) - len(ids))
+        return cls(ids, joined, list(titles), len(df) - len(ids), tuple(columns))
 
     def align(self, item_ids: Iterable[Any]) -> tuple[list[str], list[str]]:
         """Return (texts, titles) in the order of `item_ids`, "" where this table lacks one.

@@ -13,7 +13,20 @@ from torch import Tensor
 
 from gnnrec.errors import DataError
 from gnnrec.interactions import Interactions
-from gnnrec.rank import top_k
+from gnnrec.rank import top_k_from
+
+
+def as_ids(what: str, ids: Iterable[Any]) -> list[Any]:
+    """Return ids as a list.
+
+    Raises:
+        DataError: It is one id, whose letters would be taken for ids, or a whole table.
+    """
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise DataError(f"{what}: found {ids!r}, expected a list of ids; write [{ids!r}]")
+    if len(getattr(ids, "shape", (1,))) != 1:
+        raise DataError(f"{what}: found a table, expected a list of ids; give one of its columns")
+    return list(ids)
 
 
 def allowed_mask(
@@ -28,12 +41,12 @@ def allowed_mask(
         return None
     mask = np.full(log.n_items, allow is None)
     if allow is not None:
-        codes = log.item_codes(list(allow))
+        codes = log.item_codes(as_ids("allow", allow))
         mask[codes[codes >= 0]] = True
         if not mask.any():
             raise DataError("the allow list names no item of the catalogue; check its ids")
     if exclude is not None:
-        codes = log.item_codes(list(exclude))
+        codes = log.item_codes(as_ids("exclude", exclude))
         mask[codes[codes >= 0]] = False
     return mask
 
@@ -89,12 +102,20 @@ def similar_frame(log: Interactions, vectors: Tensor, items: list[Any], k: int) 
     if (codes < 0).any():
         missing = items[int((codes < 0).argmax())]
         raise DataError(f"similar_items: item {missing!r} is not in the catalogue")
-    unit = torch.nn.functional.normalize(vectors, dim=1)
+    asked = torch.nn.functional.normalize(vectors[codes], dim=1)
+    # Lengths divide the products: a table of unit vectors would be written at every call.
+    lengths = vectors.norm(dim=1).clamp_min(1e-12)[:, None]
     own = sp.csr_array(
         (np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)),
         shape=(len(codes), log.n_items),
     )
-    scores, found = top_k(unit[codes], unit, min(k, log.n_items), seen=own)
+    scores, found = top_k_from(
+        lambda rows: ((vectors @ asked[rows].T) / lengths).T,
+        len(codes),
+        log.n_items,
+        min(k, log.n_items),
+        seen=own,
+    )
     row, column = np.nonzero(found >= 0)
     return pd.DataFrame(
         {

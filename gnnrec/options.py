@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Nothing heavier than typer is imported before a command runs: --help answers at once.
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random (default: 0).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 Mirror = Annotated[Path | None, typer.Option(help="Folder with copies of the data sets.")]
@@ -36,14 +36,15 @@ LogName = Annotated[str, typer.Argument(metavar="NAME-or-FILE")]
 
 
 def say(*lines: str) -> None:
-    """Print for people, on stderr."""
+    """Print for people, on stderr: notes, tables, warnings."""
     if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
         for line in lines:
             print(line, file=sys.stderr)  # noqa: T201
 
 
-def emit(as_json: bool, value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout, where it is asked for."""
+def emit(as_json: bool, value: dict[str, Any], *lines: str) -> None:
+    """Print a result: the lines for people, and with --json one object, alone on stdout."""
+    say(*lines)
     if as_json and os.environ.get("RANK", "0") == "0":
         from gnnrec.evaluate import plain
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,6 +99,10 @@ def _texts(checkpoint: dict[str, Any], log: Log, item_degrees: np.ndarray) -> Fi
         f"{int(there.sum())} of {len(there)} items of the log have one ({100 * share:.0f} %, "
         f"{100 * of_edges:.0f} % of the interactions){said}"
     )
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return Finding(
+            "texts", found, needed, "It cannot read them yet: pip install 'gnnrec[text]'", False
+        )
     if share >= _MOST:
         return Finding("texts", found, needed, "All of it can be used", True)
     return Finding(

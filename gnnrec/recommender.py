@@ -19,7 +19,7 @@ from gnnrec.filters import GraphFilter
 from gnnrec.frames import Frame, as_kind, check_kind
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.items import ItemTable
-from gnnrec.lists import allowed_mask, check_k, ranked_frame, similar_frame
+from gnnrec.lists import allowed_mask, as_ids, check_k, ranked_frame, similar_frame
 from gnnrec.model import Transferable
 from gnnrec.scores import rows_of
 from gnnrec.served import Served
@@ -54,6 +54,16 @@ class Recommender(Served):
         self.config = config or TransferConfig()
         self.record: dict[str, Any] = {}
         self._output = "pandas"
+
+    def __repr__(self) -> str:
+        about = f"{self.checkpoint.name}, {self.config.retrain}"
+        if self._catalogue is None:
+            return f"Recommender({about}; no data yet)"
+        log = self._catalogue.log
+        return (
+            f"Recommender({about}; {log.n_users} users, {log.n_items} items, "
+            f"{log.n_interactions} interactions)"
+        )
 
     @classmethod
     def from_pretrained(
@@ -175,7 +185,7 @@ class Recommender(Served):
         catalogue = self._fitted()
         columns = catalogue.log.columns
         if not isinstance(interactions, Interactions):
-            interactions = Interactions.from_frame(interactions, columns)
+            interactions = Interactions.from_frame(interactions, columns, may_lack=True)
         if items is not None and not isinstance(items, ItemTable):
             items = ItemTable.from_frame(items, columns.item)
         model = self.checkpoint.config.text_model
@@ -249,7 +259,9 @@ class Recommender(Served):
         """
         log, vectors = self._fitted().log, self.vectors
         check_k(k)
-        raw: Sequence[Any] | np.ndarray = log.user_ids if users is None else list(users)
+        raw: Sequence[Any] | np.ndarray = log.user_ids
+        if users is not None:
+            raw = as_ids("users", users)
         codes = np.arange(log.n_users) if users is None else log.user_codes(raw)
         seen = None if include_seen else rows_of(self.seen, codes)
         scores, items = vectors.of(codes).top_k(
@@ -304,7 +316,9 @@ class Recommender(Served):
         Raises:
             DataError: An id is not in the catalogue.
         """
-        found = similar_frame(self._fitted().log, self.vectors.item_vectors, list(items), k)
+        found = similar_frame(
+            self._fitted().log, self.vectors.item_vectors, as_ids("items", items), k
+        )
         return as_kind(found, self._output)
 
     def explain(self, user: Any, item: Any) -> Explanation:  # noqa: ANN401 (ids of any type)
@@ -318,7 +332,7 @@ class Recommender(Served):
     def titles(self, items: Iterable[Any]) -> list[str]:
         """Return the titles of items, "" where there is none or the id is unknown."""
         catalogue = self._fitted()
-        codes = catalogue.log.item_codes(list(items))
+        codes = catalogue.log.item_codes(as_ids("items", items))
         return [catalogue.titles[code] if code >= 0 else "" for code in codes]
 
     # Keeping it

@@ -24,10 +24,12 @@ from gnnrec.ranks import current
 from gnnrec.recommender import Recommender
 from gnnrec.sources import Log, describe, held_out_sha256
 from gnnrec.split import carve_validation, share_with_history
+from gnnrec.stats import paired_bootstrap
 from gnnrec.text import TextEncoder
 from gnnrec.text_tuning import TextTask, tune_text
 from gnnrec.transfer import adapt
 
+_N_RESAMPLES = 1_000  # for two bounds in a report; `gnnrec bench` takes ten times as many
 _TEXT_VALIDATION = 0.05  # of a source's edges, on which its text encoder's steps are chosen
 
 
@@ -192,6 +194,7 @@ def transfer_run(
         "trained": adapted.names,
         "steps": adapted.steps,
         "best_steps": list(adapted.best_steps),
+        "choice": adapted.choice,
         "source": checkpoint.name,
         "target": log.name,
         "retrain": config.retrain,
@@ -202,7 +205,12 @@ def transfer_run(
     if arm is not None:
         report["by_user_activity"] = arm.results.by_user_activity
         report["by_item_popularity"] = arm.results.by_item_popularity
-        report["popularity_metrics"] = popularity_arm(prepared, ks).results.metrics
+        popular = popularity_arm(prepared, ks).results
+        report["popularity_metrics"] = popular.metrics
+        measure = f"ndcg@{max(ks)}"
+        ours, theirs = arm.results.per_user[measure], popular.per_user[measure]
+        difference = paired_bootstrap(ours, theirs, _N_RESAMPLES, config.seed)
+        report["to_popularity"] = {"metric": measure, **difference}
     report = plain(report)
     recommender.record |= {"report": report}
     return recommender, report

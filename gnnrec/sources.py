@@ -122,8 +122,8 @@ def _matching(
     if not (log.item_codes(items.item_ids) >= 0).any():
         raise DataError(
             f"{items_file}: found no id that is an item of {log_file} ({shown(items.item_ids[0])} "
-            f"against {shown(log.item_ids[0])}), expected the same ids; name the key with "
-            "--item-column"
+            f"against {shown(log.item_ids[0])}), expected the same ids; name the column of "
+            "both with --item-column"
         )
     return items
 

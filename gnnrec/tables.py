@@ -25,6 +25,7 @@ import pyarrow.parquet as pa_parquet
 from gnnrec.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".jsonl", ".ndjson")
+IN_PYTHON = "DataFrame"  # the place of a table that is of no file
 _SNIFFED = ("::", "\t", ",", ";", "|", " ")
 _SOURCE = "gnnrec_source"  # key in DataFrame.attrs
 _MAX_CELLS = 64  # a byte of JSON; ordinary tables have less than one
@@ -61,7 +62,7 @@ def shown(value: object, limit: int = 60) -> str:
 def source_name(frame: pd.DataFrame, default: str) -> str:
     """Return the file a table was read from, or `default` for a table made in memory."""
     source = frame.attrs.get(_SOURCE)
-    return str(source["path"]) if source and default == "DataFrame" else default
+    return str(source["path"]) if source and default == IN_PYTHON else default
 
 
 def row_number(frame: pd.DataFrame, position: int) -> int:
@@ -95,11 +96,12 @@ def row_number(frame: pd.DataFrame, position: int) -> int:
 def read_table(path: str | Path, like: str | None = None) -> pd.DataFrame:
     """Read a file of rows into a DataFrame.
 
-    Formats, by suffix: `.csv`; `.tsv`; `.txt` and `.dat` (separator found from the first line:
-    `::`, tab, comma, semicolon, `|` or space); `.parquet`; `.jsonl` and `.ndjson`; and any of the
-    text formats with `.gz` after it. Text files are UTF-8, a byte order mark is allowed. Every cell
-    of a delimited file stays text. A `::` file of three or four numeric columns needs no header: it
-    is read as user_id, item_id, weight, timestamp, the layout of MovieLens' ratings.dat.
+    Formats, by suffix: `.csv` (comma, or else semicolon or tab); `.tsv`; `.txt` and `.dat`
+    (separator found from the first line: `::`, tab, comma, semicolon, `|` or space); `.parquet`;
+    `.jsonl` and `.ndjson`; and any of the text formats with `.gz` after it. Text files are UTF-8, a
+    byte order mark is allowed. Every cell of a delimited file stays text. A `::` file of three or
+    four numeric columns needs no header: it is read as user_id, item_id, weight, timestamp, the
+    layout of MovieLens' ratings.dat.
 
     Args:
         path: The file.
@@ -122,7 +124,10 @@ def read_table(path: str | Path, like: str | None = None) -> pd.DataFrame:
     if suffix not in SUFFIXES or (suffix == ".parquet" and path.suffix.lower() == ".gz"):
         expected = "one of " + ", ".join(SUFFIXES) + " (text also with .gz)"
         raise data_error(
-            where, f"the suffix {path.suffix!r}", expected, "convert or rename the file"
+            where,
+            f"the suffix {path.suffix!r}",
+            expected,
+            "save it as CSV or Parquet, or rename it",
         )
     if suffix == ".parquet":
         frame = _read_parquet(path)
@@ -197,10 +202,16 @@ def _check_utf8(where: str, data: bytes) -> None:
 
 
 def separator(suffix: str, data: bytes) -> str:
-    """Return the suffix's separator, or else the first known one that the first line contains."""
-    if suffix in (".csv", ".tsv"):
-        return "," if suffix == ".csv" else "\t"
+    """Return the suffix's separator, or else the first known one that the first line contains.
+
+    A .csv without a comma in its first line may have a semicolon, as spreadsheets of many countries
+    write it, or a tab.
+    """
+    if suffix == ".tsv":
+        return "\t"
     first = data.lstrip(b"\r\n").split(b"\n", 1)[0].decode("utf-8", "replace")
+    if suffix == ".csv":
+        return next((mark for mark in (",", ";", "\t") if mark in first), ",")
     return next((mark for mark in _SNIFFED if mark in first), ",")
 
 

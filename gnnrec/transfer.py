@@ -29,6 +29,7 @@ from gnnrec.model import Transferable
 from gnnrec.ranks import ALONE, Ranks, current
 from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode, folds
+from gnnrec.scores import ScoreVectors
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
 from gnnrec.text import TextEncoder
 from gnnrec.text_layers import HiddenTexts, delta_sha256
@@ -121,6 +122,15 @@ class Adapted:
         if self.text is None:
             return x
         return x.with_text(self.text.table, self.text.written)
+
+    @torch.no_grad()
+    def scores(
+        self, target: Target, rows: np.ndarray, device: torch.device | str = "cpu"
+    ) -> tuple[ScoreVectors, GraphInput]:
+        """Return the scores of a target of which some rows are visible, and what was read."""
+        rank = self.model.config.spectral_rank
+        x = self.reads(target.graph_input(rows, rank=rank, device=device))
+        return self.model(x), x
 
     @property
     def names(self) -> list[str]:

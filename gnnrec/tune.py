@@ -231,10 +231,7 @@ def measured(
     target = repeat.target
     adapted = adapt(checkpoint, target, repeat.train, repeat.validation, config, device=device)
     rows = np.concatenate([repeat.train, repeat.validation])
-    x = target.graph_input(rows, rank=checkpoint.config.spectral_rank, device=device)
-    x = adapted.reads(x)
-    with torch.no_grad():
-        scores = adapted.model(x)
+    scores, x = adapted.scores(target, rows, device)
     users, items = target.users[repeat.measured], target.items[repeat.measured]
     return evaluate_scores(scores, x.graph.user_items, users, items, (20,)).per_user[MEASURE]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -233,3 +234,50 @@ def test_a_reader_that_leaves_is_no_accident(work):
     err = process.stderr.read().decode()
     assert process.wait() == 3
     assert "Traceback" not in err and "error:" not in err
+
+
+def test_people_read_stderr_and_programs_stdout(work, run):
+    """With --json stdout holds the object and no more; without it nothing."""
+    code, out, err = run("recommend", "rec", "--user", "u1", "--user", "nobody", "-k", "2")
+    assert code == 0 and not out and err.count("\n") == 6
+    assert "'nobody'" in err and "\nuser_id" in f"\n{err}"
+    code, out, err = run("recommend", "rec", "--user", "u1", "-k", "2", "--json")
+    assert len(one_object(out)["recommendations"]) == 2 and "user_id" in err
+    for words in ("doctor", "data list", "data stats log.csv", "models list", "data check log.csv"):
+        code, out, err = run(*words.split())
+        assert code == 0 and err and not out, words
+
+
+def test_help_has_an_order_and_no_cut_line(run):
+    code, out, _ = run("--help")
+    commands = out.split("Commands:")[1]
+    listed = re.findall(r"^  ([a-z]+) ", commands, flags=re.MULTILINE)
+    assert code == 0 and listed[:2] == ["data", "models"] and listed[-1] == "doctor"
+    assert listed.index("transfer") < listed.index("recommend") and "..." not in commands
+    code, out, _ = run("--version")
+    assert code == 0 and re.fullmatch(r"gnnrec \d+\.\d+\.\d+\n", out)
+
+
+def test_check_names_the_columns_that_are_text(work, run, frame):
+    items = pd.DataFrame({"item_id": frame.item_id.unique()})
+    items.assign(Titel="Käse", Preis="1.5", Gruppe="a").to_csv("items.csv", index=False)
+    code, _, err = run("data", "check", "log.csv", "--items", "items.csv")
+    assert code == 0 and "text_columns: Titel, Gruppe\n" in err
+
+
+def test_a_transfer_says_how_sure_it_is(work, run):
+    words = "transfer ck --target log.csv --out o --config few.toml --retrain zero-shot".split()
+    code, _, err = run(*words)
+    lines = err.splitlines()[-4:]
+    assert code == 0 and lines[1].startswith("popularity") and lines[2].startswith("zero-shot")
+    assert re.match(
+        r"zero-shot to popularity: ndcg@20 [+-][0-9.]+ % \[.*\], 95 % interval over \d+ users: "
+        "(better|worse|no clear difference)$",
+        lines[3],
+    )
+    code, out, _ = run(*words, "--json")
+    report = one_object(out)
+    found, choice = report["to_popularity"], report["choice"]
+    gap = report["metrics"]["ndcg@20"] - report["popularity_metrics"]["ndcg@20"]
+    assert found["mean_difference"] == pytest.approx(gap) and choice == ""
+    assert found["low"] <= found["mean_difference"] <= found["high"]

@@ -76,6 +76,17 @@ def test_search_finds_ids_and_titles_the_exact_first(explorer, frame):
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_search_leaves_accents_out(shop):
+    folder, _, _ = shop
+    recommender = Recommender.load(folder, "cpu")
+    recommender.catalogue.titles[5] = "Käsefüße von Zoë"
+    explorer = Explorer(recommender, "shop")
+    for wanted in ("käsefüße", "KASEFUSSE", "zoe"):
+        assert [row["item"] for row in explorer.search("item", wanted)["rows"]] == [
+            explorer._items[5]
+        ]
+
+
 def test_a_user_s_lists_are_the_recommenders(explorer, shop, frame):
     found = explorer.user("u3")
     for key, folder in (("list", shop[0]), ("beside", shop[1])):

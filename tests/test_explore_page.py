@@ -74,6 +74,7 @@ def test_it_opens_with_what_is_there(page):
     wait_for_heading(page, "Overview")
     tiles = page.locator(".tiles li").all_text_contents()
     assert "27items" in tiles
+    expect(page.locator("#certainty")).to_have_text(re.compile(r"ndcg@20 [+-].* users: [a-z ]+\.$"))
     page.locator("summary", has_text="Cold items").click()
     page.locator("h3", has_text="Items that two people at most have").wait_for()
     assert page.locator("a", has_text="The science fiction of number 26").count() == 1
@@ -121,6 +122,14 @@ def test_an_item_and_text_that_is_no_html(page):
     wait_for_heading(page, re.compile("^User "))
     page.go_back()
     wait_for_heading(page, EVIL)
+
+
+def test_a_title_among_users_is_told_where_it_is(page):
+    page.get_by_label("Id or title").fill("science")
+    expect(page.locator("#status")).to_have_text(
+        re.compile("0 found among users, [1-9].* among items")
+    )
+    assert not page.locator("#results").is_visible()
 
 
 def test_the_map_by_keyboard_and_by_colour(page):

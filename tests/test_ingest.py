@@ -256,7 +256,7 @@ def test_odd_text_is_left_to_the_careful_way(tmp_path: Path, name: str, place: s
         ("log.csv", b"1,2\n3,4\n"),
         ("log.csv", b'user_id,"item_id"\na,x\n'),
         ("log.csv", b"\nuser_id,item_id\na,x\n"),
-        ("log.csv", b"user_id;item_id\na;x\n"),
+        ("log.csv", b"user_id|item_id\na|x\n"),
         ("log.dat", b"user_id::item_id\na::x\n"),
         ("log.jsonl", b'{"user_id": 1, "item_id": 2}\n'),
         ("log.csv.gz", b"no gzip"),

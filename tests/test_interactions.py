@@ -231,10 +231,15 @@ def test_bad_values_name_their_row(columns: dict[str, object], expected: str) ->
 @pytest.mark.parametrize(
     ("names", "columns", "expected"),
     [
-        (["userid", "item_id"], Columns(), "--user-column userid"),
-        (["user_id", "ItemID"], Columns(), "--item-column ItemID"),
-        (["user_id", "item_id"], Columns(timestamp="time"), "--timestamp-column"),
-        (["user_id", "item_id"], Columns(weight="stars"), "--weight-column"),
+        (["userid", "item_id"], Columns(), r"columns=gnnrec\.Columns\(user='userid'\)"),
+        (["user_id", "ItemID"], Columns(), r"an item column .*Columns\(item='ItemID'\)"),
+        (
+            ["Kunde", "SKU"],
+            Columns(),
+            "user column .* and an item column .*user='NAME', item='NAME'",
+        ),
+        (["user_id", "item_id"], Columns(timestamp="time"), "timestamp='NAME'"),
+        (["user_id", "item_id"], Columns(weight="stars"), "weight='NAME'"),
         (["user_id", "item_id", "item_id"], Columns(), "twice"),
     ],
 )
@@ -274,8 +279,7 @@ BROKEN: list[tuple[str, bytes | str | Callable[[Path], object] | None, str]] = [
     ("open.csv", 'user_id,item_id\na,x\nb,"y\nc,z\n', "row 3: found a quote that is never closed"),
     ("no_rows.csv", "user_id,item_id", "found no rows"),
     ("twice.csv", "user_id,item_id,item_id\na,x,y\n", "row 1: found the column name 'item_id'"),
-    ("semicolon.csv", "user_id;item_id\na;x\n", "row 1: found one column 'user_id;item_id'"),
-    ("tab.csv", "user_id\titem_id\na\tx\n", "row 1: found one column"),
+    ("bar.csv", "user_id|item_id\na|x\n", "row 1: found one column 'user_id|item_id'"),
     ("comma.tsv", "user_id,item_id\na,x\n", "row 1: found one column"),
     ("headless.csv", "1,2,3\n1,3,4\n", "row 1: found numbers"),
     ("corrupt.parquet", "PAR1 and then nothing", "damaged Parquet"),

@@ -69,7 +69,8 @@ def test_commands_take_it_in_a_files_place(work, run, tmp_path):
     frame.iloc[:90].to_parquet(tmp_path / "a.parquet")
     frame.iloc[90:].to_parquet(tmp_path / "b.parquet")
     out = tmp_path / "packed"
-    code, _, err = run("data", "pack", tmp_path / "a.parquet", tmp_path / "b.parquet", "--out", out)
+    files = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    code, _, err = run("data", "pack", *files, "--out", out)
     assert code == 0, err
     assert "n_pairs: 200" in err.replace(str(len(frame)), "200")
     code, _, err = run("transfer", "ck", "--target", out, "--out", "o", "--config", "few.toml")

@@ -74,6 +74,12 @@ def test_a_checkpoint_without_text_asks_for_none():
     assert found(PLAIN, log_of(times=False))["timestamps"].good
 
 
+def test_texts_that_nothing_here_can_read_are_noted(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    finding = found(READS, log_of())["texts"]
+    assert not finding.good and "gnnrec[text]" in finding.effect
+
+
 def test_the_command_says_it(run, checkpoint_folder, frame, tmp_path):
     frame.to_csv(tmp_path / "log.csv", index=False)
     code, out, error = run(

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from gnnrec.config import TransferConfig
 from gnnrec.errors import CheckpointError, ConfigError, DataError
+from gnnrec.interactions import Columns
 from gnnrec.recommender import Recommender
 from gnnrec.storage import seal
 from gnnrec.tensors import read_tensors
@@ -224,3 +225,31 @@ def test_inconsistent_folders_are_refused(saved_folder, tmp_path, lie):
 def test_a_checkpoint_is_no_recommender(checkpoint_folder):
     with pytest.raises(CheckpointError, match="found a checkpoint, expected a recommender"):
         Recommender.load(checkpoint_folder)
+
+
+def test_one_id_or_a_table_is_not_a_list_of_ids(fitted, frame):
+    user, item = frame.user_id[0], frame.item_id[0]
+    for ask in (
+        lambda: fitted.recommend(user),
+        lambda: fitted.recommend(7),
+        lambda: fitted.recommend(frame[["user_id"]]),
+        lambda: fitted.recommend([user], allow=item),
+        lambda: fitted.recommend([user], exclude=item),
+        lambda: fitted.similar_items(item),
+        lambda: fitted.recommend_to_histories([item]),
+        lambda: fitted.titles(item),
+    ):
+        with pytest.raises(DataError, match="expected a list of ids; "):
+            ask()
+    assert len(fitted.recommend(frame["user_id"].iloc[:1], k=2)) == 2
+    assert len(fitted.recommend_to_histories(np.array([[item]]), k=2)) == 2
+
+
+def test_it_says_what_it_is_and_folds_in_without_times(checkpoint, frame, transfer_config):
+    recommender = Recommender(checkpoint, transfer_config, "cpu")
+    assert "no data yet" in repr(recommender)
+    names = {"user_id": "who", "item_id": "what", "timestamp": "when"}
+    recommender.fit(frame.rename(columns=names), columns=Columns("who", "what", "when"))
+    assert f"{frame.user_id.nunique()} users" in repr(recommender)
+    recommender.update(pd.DataFrame({"who": ["new"], "what": [frame.item_id[0]]}))
+    assert recommender.recommend(["new"], k=1).known.all()

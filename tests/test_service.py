@@ -129,8 +129,8 @@ WRONG = [
     ("/recommend/histories", {"histories": [[]] * 5}, 422, "histories"),
     ("/similar", {"items": ["none"]}, 404, "'none'"),
     ("/similar", {"items": ["i1"] * 5}, 422, "items"),
-    ("/nowhere", {}, 404, "Not Found"),
-    ("/health/live", {}, 405, "Not Allowed"),
+    ("/nowhere", {}, 404, "/openapi.json"),
+    ("/health/live", {}, 405, "expected GET"),
 ]
 
 
@@ -158,6 +158,11 @@ def test_bodies_that_are_none(client, content, status, fragment):
     )
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
     assert fragment in answer.json()["error"]
+
+
+def test_a_body_without_a_content_type_is_told_which(client):
+    answer = client.post("/recommend", content=b'{"users": ["u1"]}')
+    assert answer.status_code == 422 and "Content-Type" in answer.json()["error"]
 
 
 def test_a_body_that_tells_no_length_is_measured(client):

@@ -183,6 +183,20 @@ def test_retraining_lowers_the_loss_and_repeats_itself(folder):
     assert not result.steps and not any(v.any() for k, v in nothing.items() if k.endswith(".up"))
 
 
+def test_half_precision_is_near_has_its_own_vectors_and_is_trained_in_full(folder):
+    texts = [text for text in TEXTS if text]
+    full, half = TextEncoder(folder), TextEncoder(f"{folder}@bfloat16")
+    found, expected = half.encode(texts), full.encode(texts)
+    assert found.dtype == np.float32 and not np.array_equal(found, expected)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-6)
+    assert (found * expected).sum(axis=1).min() > 0.999
+    np.testing.assert_array_equal(full.encode(texts), expected)  # the cache holds both
+    weights = {part.dtype for part in text_layers.transformer(half.base()).parameters()}
+    assert weights == {torch.float32} and half.dim == full.dim == DIM
+    deltas = [tune_text([task_of()], e, 1, FEW, 0, fixed_steps=4)[0] for e in (full, half)]
+    assert all(torch.equal(deltas[0][name], deltas[1][name]) for name in deltas[0])
+
+
 def test_the_frozen_layers_read_a_catalogue_once(folder, monkeypatch):
     """For another seed, another start of the trained layers, or a refit; not for other texts."""
     asked = []

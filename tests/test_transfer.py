@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from test_pretrain import block_log
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TrainConfig, TransferConfig
 from gnnrec.errors import ConfigError
+from gnnrec.text_tuning import OwnText
 from gnnrec.transfer import Target, adapt
 
 MODES = ["zero-shot", "heads", "final:1", "final:2", "full", "scratch"]
@@ -243,3 +246,17 @@ def test_the_log_holds_the_evaluations(tmp_path):
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert len(lines) == sum(len(stage.history) for stage in adapted.stages) == 3 + 5
     assert '"label": "heads calibrating"' in lines[0] and '"label": "heads training"' in lines[-1]
+
+
+def test_adapted_scores_read_the_models_own_texts():
+    """Validation, tuning and the test part see what the retrained text encoder made."""
+    target, adapted = target_of(), run("zero-shot")
+    rows = rows_of(target)[0]
+    table = torch.roll(target.item_text, 1, dims=0)
+    own = replace(adapted, text=OwnText({}, table, None, []))
+    expected = scores(adapted.model, target.graph_input(rows, rank=8).with_text(table, None))
+    found, x = own.scores(target, rows)
+    torch.testing.assert_close(found.users @ found.items.T, expected)
+    assert torch.equal(x.text, target.graph_input(rows).with_text(table, None).text)
+    plain, _ = adapted.scores(target, rows)
+    assert (plain.users @ plain.items.T - expected).abs().max() > 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -53,8 +54,8 @@ class Explorer:
         self._items = [str(value) for value in log.item_ids]
         self._users = [str(value) for value in log.user_ids]
         self._titles = recommender.catalogue.titles
-        self._found_items = [f"{i}\n{t}".casefold() for i, t in zip(self._items, self._titles)]  # noqa: B905 (one a code)
-        self._found_users = [user.casefold() for user in self._users]
+        self._found_items = [_folded(f"{i}\n{t}") for i, t in zip(self._items, self._titles)]  # noqa: B905 (one a code)
+        self._found_users = [_folded(user) for user in self._users]
         self._degrees = np.bincount(log.items, minlength=log.n_items)
         self._had = np.bincount(log.users, minlength=log.n_users)
         # Most people first, of equals the first in the log.
@@ -96,6 +97,7 @@ class Explorer:
             "n_cold_users": int((self._had <= 1).sum()),
             "metrics": report.get("metrics", {}),
             "popularity_metrics": report.get("popularity_metrics", {}),
+            "to_popularity": report.get("to_popularity"),
             "seconds": report.get("seconds", {}),
             "parameters": report.get("parameters", {}),
             "peak_memory_bytes": report.get("peak_memory_bytes"),
@@ -110,7 +112,7 @@ class Explorer:
         texts, sizes = (
             (self._found_users, self._had) if kind == "user" else (self._found_items, self._degrees)
         )
-        wanted = q.strip().casefold()
+        wanted = _folded(q.strip())
         found = [code for code, text in enumerate(texts) if wanted in text]
         found.sort(key=lambda code: (_rank(texts[code], wanted), -int(sizes[code])))
         first = found[:limit]
@@ -310,6 +312,14 @@ def open_explorer(folder: Path, items: Path | None, beside: Path | None, device:
     return Explorer(recommender, folder.resolve().name, named, columns)
 
 
+def _folded(text: str) -> str:
+    """Text without case and accents: u finds ü, and ss ß."""
+    if text.isascii():
+        return text.lower()
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(sign for sign in parts if not unicodedata.combining(sign))
+
+
 def _rank(text: str, wanted: str) -> int:
     """0 for the id or the title itself, 1 for the beginning of either, 2 for anything else."""
     names = text.split("\n")
@@ -317,7 +327,7 @@ def _rank(text: str, wanted: str) -> int:
 
 
 def _two(rows: torch.Tensor) -> torch.Tensor:
-    """Two principal components of (n, d) rows, in [0, 1] but for the last percent at each end."""
+    """Two principal components of (n, d) rows in [0, 1]; the last percent is put on the edge."""
     out = torch.full((len(rows), 2), 0.5, dtype=rows.dtype)
     if len(rows) < 3:
         return out
@@ -329,7 +339,7 @@ def _two(rows: torch.Tensor) -> torch.Tensor:
     found = centred @ (basis * signs)
     out[:, : found.shape[1]] = found
     low, high = out.quantile(0.01, dim=0), out.quantile(0.99, dim=0)
-    return ((out - low) / (high - low).clamp_min(1e-12)).clamp(-0.02, 1.02)
+    return ((out - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
 
 
 def _values(texts: list[str], codes: np.ndarray) -> dict[str, Any]:

@@ -81,8 +81,17 @@ function measured() {
   const names = Object.keys(about.metrics).filter(name => /^(ndcg|recall|hit|coverage)@/.test(name));
   if (!names.length) return el("p", { class: "soft" }, "Nothing was held out, so nothing was measured.");
   const row = (label, metrics) => [label, ...names.map(name => name in metrics ? number(metrics[name], 4) : "–")];
-  return table("Measured on held-out interactions", ["", ...names],
-    [row("by popularity", about.popularity_metrics), row(about.retrain, about.metrics)]);
+  return el("div", {}, table("Measured on held-out interactions", ["", ...names],
+    [row("by popularity", about.popularity_metrics), row(about.retrain, about.metrics)]), certainty());
+}
+
+function certainty() {
+  const found = about.to_popularity;
+  if (!found || Object.values(found).includes(null)) return null;
+  const percent = value => `${value < 0 ? "" : "+"}${number(100 * value, 1)}`;
+  const verdict = found.low > 0 ? "better" : found.high < 0 ? "worse" : "no clear difference";
+  return el("p", { id: "certainty" }, `To popularity: ${found.metric} ${percent(found.relative)} % `
+    + `[${percent(found.relative_low)}, ${percent(found.relative_high)}], 95 % interval over ${whole(found.n_users)} users: ${verdict}.`);
 }
 
 function cost() {
@@ -207,6 +216,11 @@ async function search() {
     $("results").firstElementChild.replaceChildren(...found.rows.map(one => kind === "user"
       ? el("li", {}, userLink(one.user), has(one))
       : el("li", {}, itemLink(one), one.title ? el("span", { class: "count" }, ` ${one.item},`) : null, people(one))));
+    if (!found.n) {
+      const other = kind === "user" ? "item" : "user", there = await get("search", { kind: other, q: $("q").value });
+      if (mine === searches) $("status").textContent = `0 found among ${kind}s, ${whole(there.n)} among ${other}s`;
+      return;
+    }
     $("status").textContent = found.n > found.rows.length ? `${whole(found.n)} found, the first ${found.rows.length} are shown`
       : `${whole(found.n)} found`;
   } catch (error) {

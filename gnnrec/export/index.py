@@ -36,7 +36,7 @@ def check_index(kind: str | None, vectors: ScoreVectors) -> None:
     if reason is not None:
         raise ConfigError(
             f"--index {kind}: found scores that are {reason}, expected an inner product, which is "
-            "all that faiss searches by; leave --index out"
+            "all that faiss searches by; leave --index out, or transfer two-tower.text"
         )
     if importlib.util.find_spec("faiss") is None:
         raise ConfigError("--index needs faiss, which is missing: pip install 'gnnrec[export]'")

@@ -181,6 +181,8 @@ def _add_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", "not readable")
             return _problem(400, f"body: expected JSON ({reason})")
+        if isinstance(first.get("input"), bytes):  # what curl -d sends without being told
+            return _problem(422, "body: expected JSON with Content-Type: application/json")
         where = "".join(
             f"[{part}]" if isinstance(part, int) else part
             for part in first["loc"][1:]
@@ -191,7 +193,12 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RouteError)
     async def refused(_: Request, error: RouteError) -> JSONResponse:
-        return _problem(error.status_code, str(error.detail), dict(error.headers or {}))
+        said, headers = str(error.detail), dict(error.headers or {})
+        if said == "Not Found":
+            said += "; /openapi.json has the paths"
+        elif "Allow" in headers:
+            said += f", expected {headers['Allow']}"
+        return _problem(error.status_code, said, headers)
 
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> JSONResponse:
