@@ -7,13 +7,15 @@ Candidates are channel blends, one a source and with or without text; none of a 
 `select` sees a tenth of the target's training interactions and hides parts of it; what is measured
 is NDCG@20 on the untouched test part after `final:1` on the same tenth, without the guard, which
 would put a fresh model in a candidate's place. Nothing is fitted to make the ranking, so no target
-has to be left out. A row a target and candidate goes to results/choosing.csv when all are made.
+has to be left out. A row a target and candidate goes to results/choosing.csv when all are made;
+checkpoints and finished targets stay in runs/choosing, and are not made twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
 from gnnrec.runs import pretrain_run
 from gnnrec.select import rank_checkpoints
 from gnnrec.sources import open_log
+from gnnrec.storage import whole_file
 from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder
 
 SOURCES = ("goodbooks-10k", "ml-1m", "online-retail", "movietweetings-100k", "ifdb")
@@ -90,6 +93,17 @@ def rows_of(target: str) -> list[dict[str, Any]]:
     ]
 
 
+def kept_rows(target: str) -> list[dict[str, Any]]:
+    """The rows of a target, made once."""
+    path = FOLDER / f"{target}.json"
+    if not path.is_file():
+        text = json.dumps(rows_of(target))
+        with whole_file(path) as work:
+            work.write_text(text, encoding="utf-8")
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return rows
+
+
 def main() -> None:
     """Rank and measure on the asked targets; print the mean tau and its interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -97,7 +111,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args()
     targets = arguments.target or TARGETS
-    rows = [row for target in targets for row in rows_of(target)]
+    rows = [row for target in targets for row in kept_rows(target)]
     taus = np.array(list({row["target"]: float(row["kendall_tau"]) for row in rows}.values()))
     rng = np.random.default_rng(0)
     means = rng.choice(taus, (10_000, len(taus))).mean(axis=1)

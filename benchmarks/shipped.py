@@ -96,7 +96,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = list(read_rows(OUT))
     done = {(row["checkpoint"], row["target"], row["fraction"]) for row in rows}
-    cells = [(n, t, f) for t in TARGETS for f in FRACTIONS for n in ARMS]
+    cells = [(n, t, f) for f in FRACTIONS for t in TARGETS for n in ARMS]
     for name, target, fraction in cells:
         if (name, target, str(fraction)) in done:
             continue

@@ -28,7 +28,10 @@ from gnnrec.options import (
     MinWeight,
     Mirror,
     Out,
+    OwnColumn,
+    RecommenderFolder,
     Seed,
+    Target,
     Tensorboard,
     TextColumn,
     TimeColumn,
@@ -236,7 +239,7 @@ def pretrain(
 @app.command()
 def transfer(
     checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
-    target: Annotated[str, typer.Option(help="NAME or FILE.")],
+    target: Target,
     out: Out,
     items: Annotated[
         Path | None, typer.Option(help="Items file: ids and any text columns.")
@@ -291,7 +294,7 @@ def transfer(
 
 @app.command()
 def select(
-    target: Annotated[str, typer.Option(help="NAME or FILE.")],
+    target: Target,
     items: Annotated[
         Path | None, typer.Option(help="Items file: ids and any text columns.")
     ] = None,
@@ -329,13 +332,13 @@ def select(
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
+    folder: RecommenderFolder,
     test: Annotated[Path, typer.Option(help="FILE of held-out interactions.")],
     cutoffs: Cutoffs = [10, 20],  # noqa: B006
     device: Device = "auto",
-    user_column: Annotated[str | None, typer.Option(help="Default: the log's.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Default: the log's.")] = None,
-    weight_column: Annotated[str | None, typer.Option(help="Default: the log's.")] = None,
+    user_column: OwnColumn = None,
+    item_column: OwnColumn = None,
+    weight_column: OwnColumn = None,
     min_weight: MinWeight = None,
     json_: Json = False,
 ) -> None:
@@ -349,7 +352,7 @@ def evaluate(
 
 @app.command()
 def recommend(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
+    folder: RecommenderFolder,
     user: Annotated[list[str] | None, typer.Option(help="User id; may be repeated.")] = None,
     users: Annotated[Path | None, typer.Option(help="FILE of user ids.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gnnrec.options import Json, Out, emit, say
+from gnnrec.options import Json, Out, RecommenderFolder, emit, say
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
+    folder: RecommenderFolder,
     out: Out,
     index: Annotated[
         str | None, typer.Option(help="A faiss index too: flat (exact), hnsw or ivf.")

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from gnnrec.options import Device, Json, emit, say
+from gnnrec.options import Device, Json, RecommenderFolder, emit, say
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
+    folder: RecommenderFolder,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     admin_token: Annotated[
@@ -60,7 +60,7 @@ def serve(
 
 
 def explore(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")],
+    folder: RecommenderFolder,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8765,
     no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
     items: Annotated[

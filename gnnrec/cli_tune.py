@@ -17,6 +17,7 @@ from gnnrec.options import (
     Mirror,
     Out,
     Seed,
+    Target,
     TextColumn,
     TimeColumn,
     UserColumn,
@@ -30,7 +31,7 @@ from gnnrec.options import (
 
 def tune(
     checkpoint: Annotated[str, typer.Argument(metavar="NAME-or-DIR")],
-    target: Annotated[str, typer.Option(help="NAME or FILE.")],
+    target: Target,
     out: Out,
     items: Annotated[Path | None, typer.Option(help="Items file of a FILE target.")] = None,
     retrain: Annotated[

@@ -32,6 +32,9 @@ MinWeight = Annotated[float | None, typer.Option(help="Leave out rows below this
 Tensorboard = Annotated[Path | None, typer.Option(help="Folder to write TensorBoard's files to.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Cutoffs = Annotated[list[int], typer.Option("-k", min=1, help="Cut-off; may be repeated.")]
+RecommenderFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a recommender.")]
+Target = Annotated[str, typer.Option(help="NAME or FILE.")]
+OwnColumn = Annotated[str | None, typer.Option(help="Default: the log's.")]
 LogName = Annotated[str, typer.Argument(metavar="NAME-or-FILE")]
 
 

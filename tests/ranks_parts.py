@@ -1,4 +1,6 @@
-"""Run by torchrun in each process: parts of sums, tables, graphs, gradients beside the whole."""
+"""Checks in each of some processes: parts of sums, tables, graphs, gradients beside the whole."""
+
+import sys
 
 import numpy as np
 import torch
@@ -127,11 +129,13 @@ def check_model(ranks, name, loss, text):
         assert float((mine - theirs).abs().max()) < 1e-4 * scale, name
 
 
-with together("cpu") as ranks:
-    text = torch.randn(N_ITEMS, TEXT, generator=torch.Generator().manual_seed(9))
-    check_tables(ranks)
-    check_graph(ranks, text)
-    for name in ("lightgcn", "graphsage", "gmf", "neumf", "two-tower"):
-        for loss in ("softmax", "bpr", "binary"):
-            check_model(ranks, name, loss, text)
-print("all parts add up", flush=True)  # noqa: T201
+def check():
+    """Check all parts of this rank."""
+    with together("cpu") as ranks:
+        text = torch.randn(N_ITEMS, TEXT, generator=torch.Generator().manual_seed(9))
+        check_tables(ranks)
+        check_graph(ranks, text)
+        for name in ("lightgcn", "graphsage", "gmf", "neumf", "two-tower"):
+            for loss in ("softmax", "bpr", "binary"):
+                check_model(ranks, name, loss, text)
+    print("all parts add up", file=sys.stderr)  # noqa: T201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -367,3 +368,13 @@ def test_a_column_that_is_not_there_says_where_a_suite_names_it(home, tmp_path, 
     wrong.write_text(text.replace('"shop.csv"', '"shop.csv", user_column = "Kunde"'))
     code, _, err = run("bench", wrong, "--out", tmp_path / "out", "--device", "cpu", "--json")
     assert code == 2 and "'Kunde'" in err and "user_column = ... and so on under [data.shop]" in err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_memory_that_the_allocator_keeps_is_not_the_next_runs():
+    pieces = [np.ones(10_000) for _ in range(4_000)]
+    above = [np.ones(100) for _ in range(2_000)]  # the heap cannot shrink below these by itself
+    high = peak_memory_mb()
+    del pieces
+    reset_peak_memory()
+    assert peak_memory_mb() < high - 200 and len(above) == 2_000

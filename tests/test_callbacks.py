@@ -45,6 +45,7 @@ def test_it_hears_what_the_log_says(encoder, tmp_path):
         weigh=TRAIN,
         n_validation_episodes=2,
         min_users=20,
+        n_lessons=4,
         search_evaluations=3,
     )
     heard, also = Listener(), Listener()

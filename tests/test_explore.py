@@ -35,7 +35,7 @@ def explorer(shop):
 @pytest.fixture(scope="module")
 def server(explorer):
     with Server(explorer, 0) as opened:
-        thread = threading.Thread(target=opened.serve_forever, daemon=True)
+        thread = threading.Thread(target=opened.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield opened
         opened.shutdown()

@@ -31,7 +31,7 @@ def address(checkpoint, frame, transfer_config, tmp_path_factory):
         checkpoint, frame, transfer_config, tmp_path_factory.mktemp("page")
     )
     with Server(open_explorer(folder, items, other, "cpu"), 0) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server.url
         server.shutdown()

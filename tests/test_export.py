@@ -32,7 +32,7 @@ from gnnrec.scores import ScoreVectors
 
 ENCODERS = ("lightgcn", "gmf", "mlp", "neumf", "channels", "graph-filter")
 NOWHERE = """
-import sys
+import contextlib, io, json, os, sys
 
 class Gone:
     def find_spec(self, name, path=None, target=None):
@@ -40,6 +40,12 @@ class Gone:
             raise ImportError(name + " is not here")
 
 sys.meta_path.insert(0, Gone())
+for folder, script in json.load(sys.stdin):
+    os.chdir(folder)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(script, {"__name__": "__main__"})
+    print(json.dumps(printed.getvalue()))
 """
 PROGRAM = """
 import json
@@ -47,7 +53,7 @@ import torch
 
 program = torch.export.load("program.pt2").module()
 answers = []
-for users, seen, k in json.load(open(sys.argv[1])):
+for users, seen, k in ASKED:
     seen = torch.tensor(seen, dtype=torch.int64).reshape(len(users), -1)
     scores, items = program(torch.tensor(users), seen, k)
     answers.append([scores.numpy().tolist(), items.tolist()])  # numpy: nothing to train is in it
@@ -93,26 +99,34 @@ def recommenders():
 def exports(recommenders, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
 
-    def make(encoder: str):
-        if not (folder / encoder).exists():
-            export_recommender(recommenders(encoder), folder / encoder, lists=7)
-        return folder / encoder
+    def make(encoder: str, lists: int | None = 7):
+        out = folder / f"{encoder}-{lists}"
+        if not out.exists():
+            export_recommender(recommenders(encoder), out, lists=lists)
+        return out
 
     return make
 
 
-def elsewhere(script, folder, *arguments, without=()):
-    """Run a script in a folder, in a Python that has no gnnrec."""
-    script = NOWHERE.replace("MORE", repr(without)) + script
+def elsewhere(jobs, without=()):
+    """Run scripts, each in its folder, in one Python that has no gnnrec: what each of them prints.
+
+    One for all: loading torch takes longer than what is checked.
+    """
     done = subprocess.run(
-        [sys.executable, "-I", "-c", script, *arguments],
-        cwd=folder,
+        [sys.executable, "-I", "-c", NOWHERE.replace("MORE", repr(without))],
+        input=json.dumps([(str(folder), script) for folder, script in jobs]),
         capture_output=True,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def lines_of(folder):
+    """The Python that an export's own page shows."""
+    return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
 
 
 def seen_of(recommender, codes):
@@ -136,15 +150,41 @@ def same_lists(scores, items, expected_scores, expected_items):
             assert gaps.min() <= 2e-5 * size or last, "another order and no tie"
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_program_recommends_the_same_without_gnnrec(encoder, recommenders, exports, tmp_path):
-    recommender, n = recommenders(encoder), recommenders(encoder).log.n_items
+def calls_of(recommender):
+    n = recommender.log.n_items
     groups = [(np.arange(recommender.log.n_users), 10), ([3], 1), ([-1, 2], n), ([5], 4)]
-    calls = [(np.array(codes), k) for codes, k in groups]
-    asked = [[codes.tolist(), seen_of(recommender, codes), k] for codes, k in calls]
-    (tmp_path / "asked.json").write_text(json.dumps(asked))
-    out = elsewhere(PROGRAM, exports(encoder), str(tmp_path / "asked.json"))
-    for (codes, k), (scores, items) in zip(calls, json.loads(out), strict=True):
+    return [(np.array(codes), k) for codes, k in groups]
+
+
+@pytest.fixture(scope="module")
+def programs(recommenders, exports):
+    """Encoder -> what its program answers to `calls_of`; tower: what a page of no lists prints."""
+    jobs = []
+    for encoder in ENCODERS:
+        recommender = recommenders(encoder)
+        asked = [[c.tolist(), seen_of(recommender, c), k] for c, k in calls_of(recommender)]
+        jobs.append((exports(encoder), PROGRAM.replace("ASKED", repr(asked))))
+    tower = exports("neumf", None)
+    *answers, printed = elsewhere([*jobs, (tower, lines_of(tower))])
+    return dict(zip(ENCODERS, map(json.loads, answers), strict=True)) | {"tower": printed}
+
+
+@pytest.fixture(scope="module")
+def pages(exports):
+    """Encoder -> what the lines of its page print for user 0 and for user 11."""
+    jobs = [
+        (exports(e), lines_of(exports(e)).replace("place, k = 0, 10", f"place, k = {place}, 6"))
+        for e in ENCODERS
+        for place in (0, 11)
+    ]
+    printed = iter(elsewhere(jobs, without=("torch", "pandas", "scipy")))
+    return {encoder: {0: next(printed), 11: next(printed)} for encoder in ENCODERS}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_program_recommends_the_same_without_gnnrec(encoder, recommenders, programs):
+    recommender, n = recommenders(encoder), recommenders(encoder).log.n_items
+    for (codes, k), (scores, items) in zip(calls_of(recommender), programs[encoder], strict=True):
         own = seen_of(recommender, codes)
         mask = np.zeros((len(codes), n), dtype=np.float32)
         for row, mine in enumerate(own):
@@ -165,15 +205,9 @@ def test_the_lists_are_those_of_recommend(encoder, recommenders, exports):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_lines_in_the_readme_recommend_the_same(encoder, recommenders, exports):
-    recommender, page = recommenders(encoder), (exports(encoder) / "README.md").read_text()
-    lines = page.split("```python\n")[1].split("```")[0]
-    for place in (0, 11):
-        out = elsewhere(
-            lines.replace("place, k = 0, 10", f"place, k = {place}, 6"),
-            exports(encoder),
-            without=("torch", "pandas", "scipy"),
-        )
+def test_the_lines_in_the_readme_recommend_the_same(encoder, recommenders, pages):
+    recommender = recommenders(encoder)
+    for place, out in pages[encoder].items():
         rows = [line.split("\t") for line in out.splitlines()]
         user = recommender.log.user_ids[place]
         expected = recommender.recommend([user], 6)
@@ -185,14 +219,12 @@ def test_the_lines_in_the_readme_recommend_the_same(encoder, recommenders, expor
         assert not (wrong & ~close & ~np.roll(close, 1)).any()
 
 
-def test_a_tower_without_lists_is_read_by_its_program(recommenders, tmp_path):
+def test_a_tower_without_lists_is_read_by_its_program(recommenders, exports, programs):
     recommender = recommenders("neumf")
-    export_recommender(recommender, tmp_path / "out")
+    assert "program.pt2" in lines_of(exports("neumf", None))
     assert all(p.requires_grad for p in recommender.model.parameters())  # nor is the model changed
-    lines = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    out = elsewhere(lines, tmp_path / "out")
     expected = recommender.recommend([recommender.log.user_ids[0]], 10)
-    assert [float(line.split("\t")[1]) for line in out.splitlines()] == pytest.approx(
+    assert [float(line.split("\t")[1]) for line in programs["tower"].splitlines()] == pytest.approx(
         expected.score.tolist(), rel=1e-4
     )
 

@@ -26,8 +26,9 @@ def page_file(tmp_path_factory) -> Path:
     return Path(report_command(folder, None, lambda *lines: None)["html"])
 
 
-@pytest.fixture(params=sorted(SIZES))
+@pytest.fixture(scope="module", params=sorted(SIZES))
 def page(request, browser, page_file):
+    """Opened once a size, for drawing it takes seconds: a test leaves it as it was."""
     width, height = SIZES[request.param]
     opened = browser.new_page(viewport={"width": width, "height": height})
     opened.said = []
@@ -63,13 +64,17 @@ def test_every_figure_is_drawn_and_nothing_is_said(page):
 def test_nothing_is_wider_than_the_window(page):
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(overflow) == 0
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate(
+        "folded = [...document.querySelectorAll('details:not([open])')];"
+        " folded.forEach(d => d.open = true)"
+    )
     assert page.evaluate(overflow) == 0
     cut = page.evaluate(
         "[...document.querySelectorAll('th,td,caption,figcaption,p,li')].filter(e =>"
         " e.scrollWidth > e.clientWidth + 1 && e.clientWidth).map(e => e.textContent.slice(0, 60))"
     )
     assert cut == []
+    page.evaluate("folded.forEach(d => d.open = false)")
 
 
 def test_no_text_of_a_drawing_covers_another(page):
@@ -89,6 +94,7 @@ def test_no_text_of_a_drawing_covers_another(page):
 
 
 def test_the_keyboard_reaches_the_parts_and_the_tables(page):
+    """The last one: it moves the focus, and goes on from the page's beginning."""
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Tab")
@@ -98,6 +104,7 @@ def test_the_keyboard_reaches_the_parts_and_the_tables(page):
     folded.locator("summary").focus()
     page.keyboard.press("Enter")
     assert folded.locator("table").is_visible()
+    page.keyboard.press("Enter")
     unnamed = page.evaluate(
         "[...document.querySelectorAll('[role=img],[role=region],nav')].filter(e =>"
         " !e.getAttribute('aria-label')).length"
