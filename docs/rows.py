@@ -154,26 +154,15 @@ def guard() -> pd.DataFrame:
 
 
 def shipped() -> pd.DataFrame:
-    """A shipped checkpoint's `final:1` beside the suite's arms on the same splits and seeds.
-
-    From tuning.csv, whose search kept the defaults: what was measured is the checkpoint as it is.
-    """
-    every = differences("transfer", "final:1", "scratch")
-    rows = []
-    for row in read("tuning.csv").query("kept == 'defaults'").itertuples():
-        cells = every[(every["target"] == row.target) & (every["fraction"] == row.fraction)]
-        if cells.empty:
-            continue
-        suite = best_without_source(row.target).loc[cells["kept"].iloc[0]]
-        rows.append(
-            {
-                "target": row.target,
-                "kept": cells["kept"].iloc[0],
-                "shipped": row.checkpoint,
-                "its final:1": f"{row.test_defaults:.4f}",
-                "from scratch": suite["scratch"],
-                "the suite's final:1": suite["final:1"],
-                "the suite's sources": cells["source"].iloc[0].replace("+", ", "),
-            }
-        )
-    return pd.DataFrame(rows).set_index("target")
+    """Shipped checkpoints on logs that they have not seen, beside the same model from scratch."""
+    runs = read("shipped.csv")
+    keys = ["checkpoint", "target", "kept"]
+    cells = runs.set_index([*keys, "arm"])["ndcg@20"].unstack("arm")
+    order = ("popularity", "scratch", "zero-shot", "final:1", "text:1")
+    table = cells[[arm for arm in order if arm in cells]]
+    table = table.map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
+    ends = {f"relative{end}_to_scratch": f"relative{end}" for end in ("", "_low", "_high")}
+    for arm in ("final:1", "text:1"):
+        found = runs[runs["arm"] == arm].set_index(keys).rename(columns=ends)
+        table[f"{arm} to scratch"] = percent(found).reindex(table.index).fillna("")
+    return table

@@ -384,6 +384,7 @@ def test_a_matrix_that_lies_is_refused(tmp_path, lie):
 
 
 def test_a_suites_file_in_a_report_is_text(tmp_path):
+    pytest.importorskip("matplotlib", reason="the [report] extra is not installed")
     folder = made_suite(tmp_path / "suite", targets=("a",), sources=("b",), fractions=(0.02,))
     put(
         folder / "suite.toml",
