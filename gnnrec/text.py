@@ -88,7 +88,9 @@ class TextEncoder:
         keys = [self._key(text) for text in texts]
         wanted = {key: text for key, text in zip(keys, texts, strict=True) if text}
         known = cache.get(list(wanted))
-        missing = sorted(set(wanted) - set(known), key=lambda key: len(wanted[key]))
+        # By key too: the order of a set changes from process to process, and with it what is padded
+        # together, the vectors' last bits, and all that is trained on them.
+        missing = sorted(set(wanted) - set(known), key=lambda key: (len(wanted[key]), key))
         bar.update(len(texts) - len(missing))
         for start in range(0, len(missing), _CHUNK):
             part = missing[start : start + _CHUNK]

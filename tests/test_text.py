@@ -43,6 +43,18 @@ def test_a_text_is_encoded_once(asked):
     assert asked[2:] == [["one"]]
 
 
+def test_texts_of_one_length_go_in_an_order_of_their_own(asked):
+    """Not in that of a set, which is another one in every process."""
+    texts = [f"{number:04d}" for number in range(300)]
+    TextEncoder("m").encode(texts)
+    TextEncoder("other").encode(texts[::-1])
+    keys = [
+        [TextEncoder(name)._key(t) for t in batch]
+        for name, batch in zip(("m", "other"), asked, strict=True)
+    ]
+    assert all(found == sorted(found) and len(found) == 300 for found in keys)
+
+
 def test_an_interrupted_run_keeps_its_chunks(asked, monkeypatch):
     monkeypatch.setattr(text, "_CHUNK", 2)
     run = TextEncoder._run
