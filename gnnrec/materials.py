@@ -23,6 +23,7 @@ from gnnrec.runs import pretrain_run
 from gnnrec.sources import Log, describe, open_file, open_log
 from gnnrec.suite import SHUFFLED, Suite, family
 from gnnrec.text import TextEncoder
+from gnnrec.zoo import resolve
 
 Say = Callable[[str], None]
 
@@ -145,6 +146,9 @@ class Materials:
             ConfigError: A source is the target itself.
         """
         settings = self.suite.encoder[encoder]
+        target_sha256 = self.data_set(target).sha256
+        if settings.checkpoint is not None:
+            return self._not_of_itself(resolve(settings.checkpoint), target, target_sha256)
         config = settings.pretrain.model_copy(update={"model": self.model_config(encoder)})
         strict = [self.suite.number_ids, self.suite.near_text] if self.suite.strict else None
         used = {*sources, *([target] if strict else [])}
@@ -158,7 +162,6 @@ class Materials:
         if self.suite.strict:
             name += f".without.{target}"
         folder = self.folder / f"{name}.{digest}"
-        target_sha256 = self.data_set(target).sha256
         if not folder.is_dir():
             logs = [self.open(source) for source in sources]
             for log in logs:
@@ -167,6 +170,9 @@ class Materials:
                 logs = [without(log, self.overlap(log.name, target)) for log in logs]
             self.say(f"pretraining {name}")
             pretrain_run(logs, config, name=folder.name, device=self.device).save(folder)
+        return self._not_of_itself(folder, target, target_sha256)
+
+    def _not_of_itself(self, folder: Path, target: str, target_sha256: str) -> Checkpoint:
         found: Checkpoint = self._loaded(folder)
         for source in found.training["sources"]:
             _refuse_itself(source["name"], source["sha256"], target, target_sha256)

@@ -91,6 +91,8 @@ def part_sha256(suite: Suite, task: Task) -> str:
         part["encoder"] = settings.model_dump(include={"text", "pretrain"}, mode="json")
         part["transfer"] = suite.transfer.model_dump(mode="json")
     if kind in ("transfer", "control"):
+        if suite.encoder[task.encoder].checkpoint is not None:
+            part["checkpoint"] = suite.encoder[task.encoder].revision
         part["strict"] = [suite.number_ids, suite.near_text] if suite.strict else None
         if part.get("tuning"):
             part["tuned_with"] = suite.sources_of(task.encoder, task.target)[0]

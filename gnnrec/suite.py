@@ -22,7 +22,9 @@ from gnnrec.config import (
 )
 from gnnrec.datasets import list_datasets
 from gnnrec.errors import ConfigError
+from gnnrec.storage import read_json
 from gnnrec.text import DEFAULT_TEXT_MODEL
+from gnnrec.zoo import describe, resolve
 
 Scenario = Literal["main", "cold-items", "cold-users"]
 Family = Literal["baseline", "scratch", "transfer", "control"]
@@ -73,13 +75,18 @@ class DataFile(Settings):
 
 
 class EncoderSettings(Settings):
-    """One encoder of a suite: its pretraining, and the sources it is pretrained on."""
+    """One encoder of a suite: its pretraining and its sources, or a checkpoint that is there."""
 
     text: bool = True
     sources: tuple[str, ...] | None = Field(
         None, description="those of the suite it runs with, joined by +; all by default"
     )
     pretrain: PretrainConfig = PretrainConfig()
+    checkpoint: str | None = Field(
+        None, description="a shipped name or a folder; it is measured as it is, nothing pretrained"
+    )
+    revision: str | None = Field(None, description="of the checkpoint; filled in")
+    learned_from: tuple[str, ...] | None = Field(None, description="its sources; filled in")
 
 
 class Suite(Settings):
@@ -133,7 +140,10 @@ class Suite(Settings):
 
     def sources_of(self, encoder: str, target: str) -> list[tuple[str, ...]]:
         """The sources an encoder runs with on a target: never one that holds the target."""
-        wanted = self.encoder[encoder].sources
+        settings = self.encoder[encoder]
+        if settings.checkpoint is not None:
+            return [] if target in (settings.learned_from or ()) else [(settings.checkpoint,)]
+        wanted = settings.sources
         return [
             source
             for source in self.sources
@@ -188,7 +198,7 @@ def make_suite(data: dict[str, Any], where: str, folder: Path = Path()) -> Suite
     if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
         raise ConfigError(f"{where}: encoder is {tables!r}; expected tables [encoder.NAME]")
     encoders = {
-        name: _encoder(name, tables.get(name, {}), where)
+        name: _encoder(name, tables.get(name, {}), where, folder)
         for name in dict.fromkeys((*suite.encoders, *tables))
     }
     files = {
@@ -235,7 +245,8 @@ def _check(suite: Suite) -> None:
     for arm in suite.arms:
         if family(arm) != "baseline" and not suite.encoders:
             raise ValueError(f"the arm {arm} needs an encoder; name some in encoders")
-        if family(arm) in ("transfer", "control") and not suite.sources:
+        pretrains = any(suite.encoder[name].checkpoint is None for name in suite.encoders)
+        if family(arm) in ("transfer", "control") and pretrains and not suite.sources:
             raise ValueError(f"the arm {arm} needs a source; name some in sources")
     for name, settings in suite.encoder.items():
         _one_of(name, suite.encoders, "encoder")
@@ -243,6 +254,8 @@ def _check(suite: Suite) -> None:
             _one_of(source, ["+".join(s) for s in suite.sources], "source")
         if settings.text and suite.text_model is None:
             raise ValueError(f"the encoder {name} reads text; expected a text_model")
+        if settings.checkpoint is not None:
+            _check_checkpoint(suite, name, settings)
     for key in ("retrain", "fraction", "seed"):
         if getattr(suite.transfer, key) != TransferConfig.model_fields[key].default:
             raise ValueError(f"transfer.{key} is set by the suite; leave it out")
@@ -259,6 +272,8 @@ def _check_sources(suite: Suite, encoder: str, target: str) -> None:
             f"the target {target} has no source left for {encoder}: no target may be in its own "
             "source; name another source"
         )
+    if suite.encoder[encoder].checkpoint is not None:
+        return
     for name in (name for source in sources for name in source):
         textless = [s.name for s in list_datasets() if not s.has_text and s.name not in suite.data]
         if suite.encoder[encoder].text and name in textless:
@@ -285,8 +300,45 @@ def _check_arm(arm: str) -> None:
         )
 
 
-def _encoder(name: str, table: dict[str, Any], where: str) -> EncoderSettings:
+def _check_checkpoint(suite: Suite, name: str, settings: EncoderSettings) -> None:
+    reads = settings.pretrain.model.text_model
+    if settings.text and reads != suite.text_model:
+        raise ValueError(
+            f"the checkpoint {settings.checkpoint} reads texts through {reads}, and text_model is "
+            f"{suite.text_model}; expected the same"
+        )
+    if suite.strict:
+        raise ValueError(
+            f"strict drops what sources and targets share before pretraining, and {name} has a "
+            "checkpoint that is there; leave one of them out"
+        )
+
+
+def _ready_made(table: dict[str, Any], where: str, folder: Path) -> dict[str, Any]:
+    """Fill in what a checkpoint says of itself: shipped, or in a folder beside the suite."""
+    asked = str(table["checkpoint"])
+    beside = folder / asked
+    path = str(beside) if beside.exists() else asked
+    about = describe(path)
+    if table.get("revision", about["revision"]) != about["revision"]:
+        raise ConfigError(
+            f"{where}: found the revision {about['revision']} of {asked}, expected "
+            f"{table['revision']!r}; results of the two do not belong together"
+        )
+    model = read_json(resolve(path) / "config.json")["model"]
+    return table | {
+        "checkpoint": path,
+        "revision": about["revision"],
+        "learned_from": [str(source.get("name")) for source in about["sources"]],
+        "text": about["reads_text"],
+        "pretrain": {"model": model | {"bridges": []}},  # those are of its own sources
+    }
+
+
+def _encoder(name: str, table: dict[str, Any], where: str, folder: Path) -> EncoderSettings:
     table = dict(table)
+    if "checkpoint" in table:
+        table = _ready_made(table, f"{where}: encoder.{name}", folder)
     pretrain = table.get("pretrain", {})
     model = pretrain.get("model", {}) if isinstance(pretrain, dict) else None
     if isinstance(model, dict):

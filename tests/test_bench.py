@@ -16,7 +16,7 @@ from gnnrec.bench import run_bench
 from gnnrec.bench_rows import RUN_COLUMNS
 from gnnrec.config import TransferConfig
 from gnnrec.device import derive_seed
-from gnnrec.errors import ConfigError, DataError
+from gnnrec.errors import CheckpointError, ConfigError, DataError
 from gnnrec.interactions import read_interactions
 from gnnrec.ledger import Row, read_rows
 from gnnrec.machine import peak_memory_mb, reset_peak_memory
@@ -324,6 +324,49 @@ def test_a_target_under_another_name_is_no_source(home, tmp_path):
             device="cpu",
             only=("arm=zero-shot,target=shop",),
         )
+
+
+READY = """
+[encoder.ready]
+checkpoint = "{}"
+
+[data]
+"""
+
+
+def test_a_checkpoint_that_is_there_is_measured_as_it_is(home, whole, tmp_path):
+    """The rows of the suite that pretrained it, without its sources; never on one of them."""
+    (folder,) = (whole / "checkpoints").glob("lightgcn.books.*")
+    text = (home / "suite.toml").read_text().replace('["lightgcn"]', '["ready"]')
+    start, end = text.index("[encoder.lightgcn.pretrain]"), text.index("[data]\n")
+    text = text[:start] + READY.format(folder).lstrip() + text[end + len("[data]\n") :]
+    text = text.replace('sources = ["books", ["books", "films"]]', "sources = []")
+    path = home / "ready.toml"
+    path.write_text(text)
+    suite = load_suite(path)
+    only = ("target=shop,fraction=0.5,seed=0,scenario=main,arm=scratch|zero-shot|heads",)
+    run_bench(suite, tmp_path / "out", device="cpu", only=only)
+    found = {row["arm"]: row for row in read_rows(tmp_path / "out" / "runs.csv")}
+    keys = {"target": "shop", "fraction": "0.5", "seed": "0", "scenario": "main"}
+    keys |= {"source": "books", "arm": "zero-shot"}  # settings of the others are drawn by name
+    (row,) = (r for r in read_rows(whole / "runs.csv") if {k: r[k] for k in keys} == keys)
+    assert found["zero-shot"]["ndcg@20"] == row["ndcg@20"]
+    assert set(found) == {"scratch", "zero-shot", "heads"}
+    assert found["heads"]["source"] == str(folder) and not found["scratch"]["source"]
+    again = run_bench(load_suite(tmp_path / "out" / "suite.toml"), tmp_path / "out", only=only)
+    assert (again["n_made"], again["n_before"]) == (0, 3)  # the resolved suite is the same one
+    for old, new, words in (
+        ('targets = ["shop", "kiosk"]', 'targets = ["books"]', "no source left for ready"),
+        ('text_model = "made-up"', 'text_model = "other"', "reads texts through made-up"),
+        ("sources = []", "sources = []\nstrict = true", "strict drops"),
+        ('checkpoint = "', 'revision = "0"\ncheckpoint = "', "expected '0'"),
+    ):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=words):
+            load_suite(path)
+    path.write_text(text.replace(str(folder), "channels.txt"))
+    with pytest.raises(CheckpointError, match="did you mean 'channels.text'"):
+        load_suite(path)
 
 
 def test_strict_pretrains_without_what_the_target_shares(tmp_path):
