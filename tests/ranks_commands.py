@@ -20,8 +20,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 # Imported here, so that no fork has to.
-from gnnrec import checkpoint, command_recommend, commands, runs  # noqa: F401
+from gnnrec import checkpoint, command_recommend, commands, resume, runs  # noqa: F401
 from gnnrec.cli import main
+
+resume.LEAST_SECONDS = 0.02  # a fast machine would be done before it keeps a second state
 
 
 def launch(n, entry, *arguments, restarts=0):

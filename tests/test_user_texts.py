@@ -116,7 +116,7 @@ def test_what_is_a_text():
     assert Interactions.from_frame(ids, Columns(item="text")).texts is None
     with pytest.raises(DataError, match="--text-column"):
         Interactions.from_frame(table, Columns(text="item_id"))
-    with pytest.raises(DataError, match="--text-column"):
+    with pytest.raises(DataError, match=r"columns=gnnrec\.Columns\(text='NAME'\)"):
         Interactions.from_frame(table, Columns(text="nothing"))
 
 
