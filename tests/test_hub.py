@@ -13,6 +13,10 @@ from gnnrec.zoo import resolve
 
 NAME = "hf-hub:somebody/books"
 
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("huggingface_hub") is None, reason="the [hub] extra is not installed"
+)
+
 
 @pytest.fixture
 def hub():

@@ -11,8 +11,10 @@ from gnnrec.interactions import Interactions
 from gnnrec.items import ItemTable
 from gnnrec.readiness import readiness
 from gnnrec.sources import Log
+from gnnrec.text import text_available
 
 READS = {"name": "tiny", "encoder": "channels", "reads_text": True, "text_model": "MiniLM"}
+pytestmark = pytest.mark.skipif(not text_available(), reason="the [text] extra is not installed")
 PLAIN = {"name": "tiny", "encoder": "lightgcn", "reads_text": False, "text_model": None}
 
 

@@ -22,6 +22,10 @@ from gnnrec.tune import N_REPEATS, repeats_of, tune
 
 CONFIG = TransferConfig(calibrate=TRAIN, train=TRAIN)
 
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None, reason="the [tune] extra is not installed"
+)
+
 
 @pytest.fixture
 def log(frame):
