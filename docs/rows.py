@@ -156,7 +156,7 @@ def guard() -> pd.DataFrame:
 def shipped() -> pd.DataFrame:
     """Shipped checkpoints on logs that they have not seen, beside the same model from scratch."""
     runs = read("shipped.csv")
-    keys = ["checkpoint", "target", "kept"]
+    keys = ["checkpoint", "target", "fraction"]
     cells = runs.set_index([*keys, "arm"])["ndcg@20"].unstack("arm")
     order = ("popularity", "scratch", "zero-shot", "final:1", "text:1")
     table = cells[[arm for arm in order if arm in cells]]
@@ -165,4 +165,4 @@ def shipped() -> pd.DataFrame:
     for arm in ("final:1", "text:1"):
         found = runs[runs["arm"] == arm].set_index(keys).rename(columns=ends)
         table[f"{arm} to scratch"] = percent(found).reindex(table.index).fillna("")
-    return table
+    return table.rename(index=lambda fraction: f"{100 * fraction:g} %", level="fraction")
