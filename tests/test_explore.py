@@ -240,7 +240,10 @@ def test_several_may_ask_at_once(server):
 @pytest.mark.parametrize(
     ("no_open", "number"), [(True, signal.SIGINT), (False, signal.SIGINT), (True, signal.SIGTERM)]
 )
-def test_the_command_serves_until_it_is_stopped(work, run, monkeypatch, no_open, number):
+def test_the_command_serves_until_it_is_stopped(work, run, monkeypatch, request, no_open, number):
+    if number == signal.SIGINT:  # a shell's background job has it ignored, and hands that on
+        before = signal.signal(number, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(number, before))
     served, opened = [], threading.Event()
 
     def stop(server, *arguments):
