@@ -28,14 +28,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from common import report
-from latency import made_up_log
+from latency import served
 
-from gnnrec.config import ModelConfig, PretrainConfig, TrainConfig
 from gnnrec.explore import Server, open_explorer
-from gnnrec.interactions import Interactions
-from gnnrec.recommender import Recommender
-from gnnrec.runs import pretrain_run
-from gnnrec.sources import Log
 
 WORDS = 5_000
 GENRES = ("drama", "comedy", "crime", "science", "history")
@@ -50,24 +45,6 @@ def made_items(n_items: int) -> pd.DataFrame:
     genres = rng.choice(GENRES, n_items)
     ids = [f"i{number}" for number in range(n_items)]
     return pd.DataFrame({"item_id": ids, "title": titles, "genre": genres})
-
-
-def saved(folder: Path, n_users: int, n_items: int) -> tuple[Path, Path]:
-    """Fit and save a recommender with titles; its folder and the items file."""
-    frame, items = made_up_log(n_users, n_items), made_items(n_items)
-    items.to_csv(folder / "items.csv", index=False)
-    config = PretrainConfig(
-        model=ModelConfig(encoder="graph-filter", n_layers=1),
-        train=TrainConfig(max_steps=4, evaluate_every=4),
-        n_validation_episodes=1,
-        max_users=2_000,
-        search_evaluations=1,
-    )
-    source = Log("made-up", Interactions.from_frame(frame), None)
-    pretrain_run([source], config, name="explore").save(folder / "checkpoint")
-    made = Recommender.from_pretrained(folder / "checkpoint", retrain="zero-shot")
-    made.fit(frame, items=items).save(folder / "shop")
-    return folder / "shop", folder / "items.csv"
 
 
 def asks(url: str, explorer: Any, calls: int) -> dict[str, Callable[[int], object]]:  # noqa: ANN401
@@ -165,7 +142,9 @@ def main() -> None:
     part = 10 if arguments.quick else 1
     n_users, n_items, calls = 20_000 // part, 100_000 // part, 200 // part
     with tempfile.TemporaryDirectory() as folder:
-        shop, items = saved(Path(folder), n_users, n_items)
+        made, shop, items = made_items(n_items), Path(folder, "recommender"), Path(folder, "i.csv")
+        made.to_csv(items, index=False)
+        served(Path(folder), "graph-filter", n_users, n_items, made)
         opening = timed_calls(lambda _: open_explorer(shop, items, None, "cpu"), 3)
         rows = [row_of("open", opening)]
         explorer = open_explorer(shop, items, None, "cpu")

@@ -44,8 +44,10 @@ def made_up_log(n_users: int, n_items: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def served(folder: Path, encoder: str, n_users: int, n_items: int) -> Recommender:
-    """Pretrain, fit, save, and return what `load` makes of the folder."""
+def served(
+    folder: Path, encoder: str, n_users: int, n_items: int, items: pd.DataFrame | None = None
+) -> Recommender:
+    """Pretrain, fit with items (ids alone by default), save, and return what `load` makes of it."""
     frame = made_up_log(n_users, n_items)
     source = Log("made-up", Interactions.from_frame(frame), None)
     config = PretrainConfig(
@@ -56,9 +58,10 @@ def served(folder: Path, encoder: str, n_users: int, n_items: int) -> Recommende
         search_evaluations=1,
     )
     pretrain_run([source], config, name="latency").save(folder / "checkpoint")
-    fitted = Recommender.from_pretrained(folder / "checkpoint", retrain="zero-shot").fit(
-        frame, items=pd.DataFrame({"item_id": [f"i{i}" for i in range(n_items)]})
-    )
+    if items is None:
+        items = pd.DataFrame({"item_id": [f"i{i}" for i in range(n_items)]})
+    made = Recommender.from_pretrained(folder / "checkpoint", retrain="zero-shot")
+    fitted = made.fit(frame, items=items)
     fitted.save(folder / "recommender")
     return Recommender.load(folder / "recommender")
 

@@ -11,7 +11,6 @@ is there is skipped (delete it to run it again). Progress on stderr, the table o
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from gnnrec.compare import compare
 from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
 from gnnrec.console import text_table
 from gnnrec.device import resolve_device
+from gnnrec.ledger import read_rows, write_rows
 from gnnrec.report import arm_rows, difference_rows
 from gnnrec.runs import pretrain_run
 from gnnrec.sources import open_log
-from gnnrec.storage import whole_file
 from gnnrec.text import DEFAULT_TEXT_MODEL
 
 PAIRS = (
@@ -98,9 +97,8 @@ def markdown() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for source, target, encoder in PAIRS:
-        path = RESULTS / f"pair.{source}.{target}.{encoder}.csv"
-        with path.open(encoding="utf-8") as file:
-            rows = {row["arm"]: row for row in csv.DictReader(file)}
+        found = read_rows(RESULTS / f"pair.{source}.{target}.{encoder}.csv")
+        rows = {row["arm"]: row for row in found}
         values = [f"{float(rows[a]['ndcg@20']):.4f}" for a in ("popularity", *ARMS)]
         gains = []
         for other in ("popularity", "scratch"):
@@ -144,10 +142,7 @@ def main() -> None:
         print(text_table(arm_rows(rows)))
         print(text_table(difference_rows(differences)), flush=True)
         lines = [flat(row, differences, encoder, device) for row in rows]
-        with whole_file(out) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
+        write_rows(out, list(lines[0]), lines)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ One checkpoint of each family with texts, on the two film logs that none of them
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from typing import Any
 
@@ -19,9 +18,8 @@ from common import RESULTS, machine
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.compare import compare
 from gnnrec.config import TransferConfig
-from gnnrec.ledger import read_rows
+from gnnrec.ledger import read_rows, write_rows
 from gnnrec.sources import open_log
-from gnnrec.storage import whole_file
 from gnnrec.zoo import resolve
 
 ARMS = {
@@ -65,7 +63,7 @@ def table() -> str:
     """Markdown: a line per checkpoint and cell."""
     lines = [
         "| checkpoint | target | kept | popularity | from scratch | zero-shot | `final:1` | "
-        "`text:1` | best transfer to scratch |",
+        "`text:1` | the last of these to scratch |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     cells: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
@@ -101,10 +99,7 @@ def main() -> None:
         if (name, target, str(fraction)) in done:
             continue
         rows += rows_of(name, target, fraction)
-        with whole_file(OUT) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(OUT, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_what_is_no_class_of_encoders_is_refused(kind):
 def test_an_unknown_architecture_names_the_known_ones():
     with pytest.raises(ConfigError, match="encoder is 'lightgnc'; expected one of lightgcn, graph"):
         validate(ModelConfig, {"encoder": "lightgnc"}, "options")
-    with pytest.raises(ConfigError, match="encoder is 3; expected a valid string|encoder is 3"):
+    with pytest.raises(ConfigError, match="encoder is 3; expected a valid string"):
         validate(PretrainConfig, {"model": {"encoder": 3}}, "options")
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,8 +109,8 @@ def test_lists_that_two_processes_write_are_those_of_one(made):
 def test_a_killed_process_is_started_again_and_changes_nothing(made):
     """The agent of torchrun starts all again, and they go on from the step that all had kept."""
     said = (made / "stderr").read_text(encoding="utf-8")
-    # The agent names the first that it sees end: the killed one, or the one that missed it.
-    assert f"exitcode: -{signal.SIGKILL.value}" in said or "another process of this" in said
+    # Told by itself: the agent names the first that it sees end, which may be who missed it.
+    assert (made / "killed.was").is_file()
     assert len(re.findall(r"pretraining goes on at step [1-9]", said)) == 1
     files = [made / name / "model.safetensors" for name in ("two", "killed")]
     assert files[0].read_bytes() == files[1].read_bytes()
