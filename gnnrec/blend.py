@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from gnnrec.alike import NEAR_EXPONENT
 from gnnrec.bridge import Bridge, Matched
 from gnnrec.channels import NAMES, SMALL, Channels, mixed
 from gnnrec.config import ModelConfig, Retrain
@@ -21,15 +22,17 @@ from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
 from gnnrec.newcomers import Arrived, FoldIn, Newcomers
-from gnnrec.scores import ScoreVectors, Walk
+from gnnrec.scores import ScoreVectors, Similarity, Walk
 
-_START = {
+START = {
     "filter": -1.5,
+    "near_text": -2.5,
     "low16": -2.5,
     "low64": -2.5,
     "ridge": -2.5,
     "text": -1.5,
     "deep_text": -1.5,
+    "taste": -2.5,
     "bridge": -2.0,
 }
 _HIDDEN = 16
@@ -41,7 +44,7 @@ Kept = TypeVar("Kept")
 
 
 class PriorCounts(nn.Module):
-    """b_i = slope log(d_i + exp(own) + exp(source) s_i), s_i the popularity of i's twin.
+    """b_i = log(d_i + exp(own) + exp(source) s_i), s_i the popularity of i's twin.
 
     Popularity as a posterior mean: the twin's popularity in a source counts as interactions that
     were seen before, and fades where the target's own say more.
@@ -49,15 +52,14 @@ class PriorCounts(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slope = nn.Parameter(torch.tensor(1.0))
         self.log_prior = nn.Parameter(torch.tensor(0.0))
         self.log_source = nn.Parameter(torch.tensor(-1.0))
 
     def forward(self, degrees: Tensor, popularity: Tensor, shift: Tensor) -> Tensor:
-        """Return (n_items,); `shift` (3,) is added to slope, prior and source."""
-        prior = (self.log_prior + shift[1]).clamp(-8.0, 6.0).exp()
-        source = (self.log_source + shift[2]).clamp(-8.0, 6.0).exp()
-        return (self.slope + 0.3 * shift[0]) * torch.log(degrees + prior + source * popularity)
+        """Return what has the shape of `degrees`; `shift` (2,) is added to prior and source."""
+        prior = (self.log_prior + shift[0]).clamp(-8.0, 6.0).exp()
+        source = (self.log_source + shift[1]).clamp(-8.0, 6.0).exp()
+        return torch.log(degrees + prior + source * popularity)
 
 
 class ChannelBlend(nn.Module):
@@ -84,13 +86,13 @@ class ChannelBlend(nn.Module):
         self.config = config
         self.filter = GraphFilter(config.model_copy(update={"encoder": "graph-filter"}))
         n = len(NAMES)
-        self.log_weight = nn.Parameter(torch.tensor([_START[name] for name in NAMES]))
+        self.log_weight = nn.Parameter(torch.tensor([START[name] for name in NAMES]))
         self.user_slope = nn.Parameter(torch.zeros(n))
         self.item_slope = nn.Parameter(torch.zeros(n))
         self.bias = PriorCounts()
         self.gate_network = _network(1 + _N_ABOUT, 1)
         self.slope_network = _network(_N_ABOUT, 1)
-        self.bias_network = _network(N_GRAPH + 2, 3)
+        self.bias_network = _network(N_GRAPH + 2, 2)
         self.bridges = nn.ModuleList(Bridge(size, config.text_dim) for size in config.bridges)
 
     def forward(
@@ -157,14 +159,23 @@ class ChannelBlend(nn.Module):
         self, channels: Channels, about: Tensor, user_degrees: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gates (n, n_channels) and (n_items, n_channels), and the bias (n_items,)."""
+        gates, slopes = self.gates_and_slopes(channels, about, user_degrees)
+        items = (torch.log1p(channels.item_degrees)[:, None] * slopes).exp()
+        return gates, items, self.item_bias(about, channels.item_degrees, channels.popularity)
+
+    def gates_and_slopes(
+        self, channels: Channels, about: Tensor, user_degrees: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gates (n, n_channels) and the exponents of 1 + d_i, (n_channels,)."""
         degrees, place = torch.unique(user_degrees, return_inverse=True)
         told = self._told(channels, about)
         gates = self._gates(told, degrees).index_select(0, place)
-        slope = self.item_slope + 0.3 * self.slope_network(told)[:, 0]
-        item_degrees = channels.item_degrees
-        items = (torch.log1p(item_degrees)[:, None] * slope).exp()
-        shift = self.bias_network(graph_part(about))
-        return gates, items, self.bias(item_degrees, channels.popularity, shift)
+        return gates, self.item_slope + 0.3 * self.slope_network(told)[:, 0]
+
+    def item_bias(self, about: Tensor, degrees: Tensor, popularity: Tensor) -> Tensor:
+        """Return the bias of items of some degrees, and popularity of their twins."""
+        bias: Tensor = self.bias(degrees, popularity, self.bias_network(graph_part(about)))
+        return bias
 
     def _gates(self, told: Tensor, degrees: Tensor) -> Tensor:
         """(n, n_channels) for users of some degrees, (n,); nothing for somebody without any."""
@@ -207,6 +218,12 @@ class ChannelBlend(nn.Module):
         scale = -SMALL * users[:, 2 * self.config.spectral_rank]
         start = sp.csr_array(sp.diags_array(scale.numpy()) @ walk.start)
         return replace(walk, start=start.astype(np.float32))
+
+    def near(self, graph: BipartiteGraph, weights: sp.csr_array, users: Tensor) -> Similarity:
+        """Put the near texts' part together again from its saved weights and the user vectors."""
+        scale = -SMALL * users[:, 2 * self.config.spectral_rank + 2]
+        start = sp.diags_array(scale.numpy()) @ graph.by_degree(0.0, -NEAR_EXPONENT)
+        return Similarity(sp.csr_array(start).astype(np.float32), weights)
 
     def trained_parameters(self, retrain: Retrain, n_layers: int = 0) -> list[str]:
         """Names of the parameters that a retraining mode trains, in a stable order.

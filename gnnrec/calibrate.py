@@ -176,7 +176,9 @@ def weigh(
         error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
         if gap.mean() > _DOUBT * error:
             model, choice = fresh(), "scratch"
-            folds, every = alone[:n_folds], alone
+            # What scratch itself would learn from: candidates of other channels are not there.
+            every, n_folds = _lessons(model, episodes, validation, whole, config.seed, None)
+            folds = every[:n_folds]
     result = fitted(model, folds, f"{config.retrain} weighing", every[n_folds:])
     result.seconds += seconds
     result.best_value, result.best_step = -float(user_ndcg(model, every).mean()), result.steps

@@ -11,15 +11,27 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from gnnrec.alike import MAX_NEAR_ITEMS, NEAR_EXPONENT, TASTE_EXPONENT, near_items, taste
 from gnnrec.bridge import Matched
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter, unit
 from gnnrec.newcomers import Arrived, Newcomers, Rows
 from gnnrec.propagate import SparseOperator, to_torch_csr
-from gnnrec.scores import ScoreVectors, rows_of
+from gnnrec.scores import ScoreVectors, Similarity, Walk, rows_of
 from gnnrec.spectrum import Spectrum
 
-NAMES = ("filter", "low16", "low64", "ridge", "text", "deep_text", "bridge")
+NAMES = (
+    "filter",
+    "near_text",
+    "low16",
+    "low64",
+    "ridge",
+    "text",
+    "deep_text",
+    "taste",
+    "bridge",
+)
+OF_TEXT = ("near_text", "text", "deep_text", "taste")
 PROFILE_EXPONENT = 0.3
 _NO_SPREAD = 1e-4
 # Keeps the two centring columns out of the way of cosines between items; exact in binary.
@@ -30,7 +42,7 @@ _LEAST_LEFT = 0.05  # of an item that the others do not explain
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel's scores, centred and of unit spread; `scale` is what a walk is divided by."""
+    """One channel's scores, centred and of unit spread; `scale` is on what has full rank."""
 
     scores: ScoreVectors
     scale: float
@@ -40,10 +52,13 @@ class Channels:
     """The channels of one graph.
 
     - filter: the graph filter with full rank (`gnnrec.filters`), on interactions alone;
+    - near_text: a user's items, rare ones first, and the 20 nearest texts of each
+      (`gnnrec.alike.near_items`); not there on catalogues of more than 60,000 items;
     - low16, low64: the low-pass part of the normalised interaction matrix (Shen et al. 2021);
     - ridge: EASE (Steck 2019) in the leading singular directions of the interactions as they are;
     - text: cosine between a user's items' texts and the item's text;
     - deep_text: cosine of sums of LightGCN layers over the texts, two deeper on both sides;
+    - taste: texts in the directions in which they are chosen together (`gnnrec.alike.taste`);
     - bridge: a user's items against the item, in a source's directions (`gnnrec.bridge`).
 
     Each is centred (the mean user's part is popularity by another name, the mean item's shifts a
@@ -72,12 +87,16 @@ class Channels:
         for matched in bridges:
             self.found = torch.maximum(self.found, matched.found)
             self.popularity = self.popularity + matched.popularity
+        texts = self._texts(x) if self.has_text else (None, None)
+        own = x.item_text if self.has_text else None
         parts = [
             graph_filter(x),
+            None if own is None or len(own) > MAX_NEAR_ITEMS else self._near(x, own),
             self._low(x, 16),
             self._low(x, 64),
             self._ridge(x),
-            *(self._texts(x) if self.has_text else (None, None)),
+            *texts,
+            None if own is None else self._taste(x),
             self._bridge() if bridges else None,
         ]
         self.parts = [
@@ -111,6 +130,20 @@ class Channels:
         ]
 
     @staticmethod
+    def _near(x: GraphInput, text: Tensor) -> ScoreVectors:
+        nothing = [torch.zeros(n, 0, device=x.device) for n in (x.graph.n_users, x.graph.n_items)]
+        part = Similarity(
+            x.graph.by_degree(0.0, -NEAR_EXPONENT), near_items(text, x.graph.item_degrees > 0)
+        )
+        return replace(_with_bias(nothing[0], nothing[1]), part=part)
+
+    @staticmethod
+    def _taste(x: GraphInput) -> ScoreVectors:
+        items = taste(x)
+        rows = to_torch_csr(x.graph.by_degree(0.0, -TASTE_EXPONENT), x.device)
+        return _with_bias(rows @ items, items)
+
+    @staticmethod
     def _ridge(x: GraphInput) -> ScoreVectors:
         """Score with the ridge regression of each item on all others.
 
@@ -130,7 +163,7 @@ class Channels:
 
     def _standard(self, part: ScoreVectors, reference_users: Tensor) -> Channel:
         """Centre and scale: two more columns, for the mean user's scores and the users' means."""
-        users, items, walk = part.users[:, :-1], part.items[:, :-1], part.walk
+        users, items = part.users[:, :-1], part.items[:, :-1]
         reference = part.of(reference_users.cpu().numpy())
         bias = part.items[:, -1]
         rows = reference.rows(0, len(reference.users)) - bias
@@ -139,11 +172,9 @@ class Channels:
         rows = rows - (rows @ self.weights)[:, None]
         spread = float((rows.square() @ self.weights).mean().sqrt()) if len(rows) else 0.0
         mean_item = users @ (items.T @ self.weights) - mean_user @ self.weights
-        if walk is not None:
-            arrived = walk.operator.T(walk.operator((walk.out * self.weights)[:, None]))
-            mean_item = mean_item + torch.from_numpy(walk.start @ arrived.cpu().numpy()[:, 0]).to(
-                mean_item
-            )
+        start, arrived = self._full_rank(part)
+        if start is not None:
+            mean_item = mean_item + torch.from_numpy(start @ arrived).to(mean_item)
         # What has no spread but rounding errors says nothing.
         largest = float(rows.abs().max()) if rows.numel() else 0.0
         scale = 1.0 / spread if spread > _NO_SPREAD * largest else 0.0
@@ -158,7 +189,21 @@ class Channels:
             SMALL * mean_user[:, None],
             torch.full_like(mean_user, SMALL)[:, None],
         ]
-        return Channel(ScoreVectors(torch.cat(columns, 1), torch.cat(others, 1), walk), scale)
+        vectors = torch.cat(columns, 1), torch.cat(others, 1)
+        return Channel(replace(part, users=vectors[0], items=vectors[1]), scale)
+
+    def _full_rank(self, part: ScoreVectors) -> tuple[sp.csr_array | None, np.ndarray]:
+        """Where a part of full rank starts, (n_users, n_items), and what it brings the mean item.
+
+        The latter is (n_items,), for each item that it starts at.
+        """
+        walk, near = part.walk, part.part
+        if walk is not None:
+            arriving = (walk.out * self.weights)[:, None]
+            return walk.start, walk.operator.T(walk.operator(arriving)).cpu().numpy()[:, 0]
+        if isinstance(near, Similarity):
+            return near.start, near.weights @ self.weights.cpu().numpy()
+        return None, np.zeros(0, dtype=np.float32)
 
     def newcomers(
         self, x: GraphInput, graph_filter: GraphFilter
@@ -171,55 +216,55 @@ class Channels:
         leading = x.user_map(x.adjacency) * x.spectrum.sigma
         operator, spectrum, response, _ = ridge(x)
         explained = x.user_map(operator) * (spectrum.sigma * response)
-        rows: list[Rows | None] = [
-            None,
-            lambda new: new.sums(leading[:, :16], 0.0, -0.5),
-            lambda new: new.sums(leading[:, :64], 0.0, -0.5),
-            lambda new: new.sums(explained, 0.0, 0.0),
-        ]
         start = second = leading[:, :0]
         if self.has_text:
             start, _, second = x.propagated_components(3)[1][:3]  # type: ignore[assignment]
         deep = start + 0.5 * second
-        rows.append(lambda new: unit(new.sums(start, -0.5, -0.5)))
-        rows.append(lambda new: unit(new.sums(deep, -0.5, -0.5)))
         tables = [(m.vectors, m.response) for m in self.bridges]
-        rows.append(
-            lambda new: torch.cat(
+        tasted = self.parts[NAMES.index("taste")]
+        liked = leading if tasted is None else tasted.scores.items[:, :-2]
+        rows: dict[str, Rows] = {
+            "low16": lambda new: new.sums(leading[:, :16], 0.0, -0.5),
+            "low64": lambda new: new.sums(leading[:, :64], 0.0, -0.5),
+            "ridge": lambda new: new.sums(explained, 0.0, 0.0),
+            "text": lambda new: unit(new.sums(start, -0.5, -0.5)),
+            "deep_text": lambda new: unit(new.sums(deep, -0.5, -0.5)),
+            "taste": lambda new: new.sums(liked, 0.0, -TASTE_EXPONENT),
+            "bridge": lambda new: torch.cat(
                 [new.sums(v, 0.0, -PROFILE_EXPONENT) * weight for v, weight in tables], dim=1
-            )
-        )
+            ),
+        }
         about = []  # of each channel: its place and scale, and what an average item scores
         for place, channel in enumerate(self.parts):
             if channel is None:
                 continue
-            items, walk, arrived = channel.scores.items, channel.scores.walk, None
-            if walk is not None:
-                arriving = (walk.out * self.weights)[:, None]
-                arrived = walk.operator.T(walk.operator(arriving)).cpu().numpy()[:, 0]
+            items = channel.scores.items
             toward = items[:, :-2].T @ self.weights
             shift = (items[:, -2] / SMALL) @ self.weights
-            about.append((place, channel.scale, toward, shift, arrived))
+            about.append((place, channel.scale, toward, shift, self._full_rank(channel.scores)[1]))
 
         def mix(new: Newcomers, gates: Tensor) -> Arrived:
-            parts, walk_start = [], None
+            parts, starts = [], {}
             for place, scale, toward, shift, arrived in about:
-                row = rows[place]
-                if row is None:
+                name, start = NAMES[place], None
+                if name == "filter":
                     own = filtered(new)
-                    users, walk_start = own.users[:, :-1], own.start
+                    users, start = own.users[:, :-1], own.start
+                elif name == "near_text":
+                    users = torch.zeros(len(gates), 0, device=gates.device)
+                    start = new.by_degree(0.0, -NEAR_EXPONENT)
                 else:
-                    users = row(new)
+                    users = rows[name](new)
                 mean_item = users @ toward - shift
-                if walk_start is not None and arrived is not None:
-                    mean_item = mean_item + torch.from_numpy(walk_start @ arrived).to(mean_item)
-                    weight = sp.diags_array((scale * gates[:, place]).cpu().numpy())
-                    walk_start = sp.csr_array(weight @ walk_start).astype(np.float32)
+                if start is not None:
+                    mean_item = mean_item + torch.from_numpy(start @ arrived).to(mean_item)
+                    starts[name] = _weighted(start, scale * gates[:, place])
                 large = scale / SMALL
                 ends = torch.stack([torch.full_like(mean_item, -large), -large * mean_item], dim=1)
                 parts.append(torch.cat([users * scale, ends], dim=1) * gates[:, place, None])
             parts.append(torch.ones(len(gates), 1, device=gates.device))
-            return Arrived(torch.cat(parts, dim=1), walk_start)
+            users = torch.cat(parts, dim=1)
+            return Arrived(users, starts.get("filter"), near=starts.get("near_text"))
 
         return mix
 
@@ -234,10 +279,10 @@ class Channels:
             if channel is None:
                 continue
             out[place] = channel.scores.users[index] @ channel.scores.items.T
-            walk = channel.scores.walk
-            if walk is not None and len(users):
-                start = sp.csr_array(rows_of(walk.start, users) * np.float32(channel.scale))
-                out[place] += replace(walk, start=start).columns(0, len(users)).T
+            for part in channel.scores.full_rank():
+                if isinstance(part, (Walk, Similarity)) and len(users):
+                    start = sp.csr_array(rows_of(part.start, users) * np.float32(channel.scale))
+                    out[place] += replace(part, start=start).columns(0, len(users)).T.to(out)
         return out
 
 
@@ -268,20 +313,30 @@ def mixed(channels: Channels, users: Tensor, gates: Tensor, items: Tensor) -> Sc
     Returns:
         Vectors whose last columns are one and zero: the caller's item bias goes there.
     """
-    user_parts, item_parts, walk = [], [], None
+    user_parts, item_parts, walk, near = [], [], None, None
+    codes = users.cpu().numpy()
     for place, channel in enumerate(channels.parts):
         if channel is None:
             continue
-        user_parts.append(channel.scores.users[users] * gates[:, place, None])
-        item_parts.append(channel.scores.items * items[:, place, None])
-        if channel.scores.walk is not None:
-            walk = channel.scores.walk
-            weight = sp.diags_array((channel.scale * gates[:, place]).cpu().numpy())
-            start = sp.csr_array(weight @ rows_of(walk.start, users.cpu().numpy()))
-            walk = replace(walk, start=start.astype(np.float32), out=walk.out * items[:, place])
+        scores, weight = channel.scores, channel.scale * gates[:, place]
+        user_parts.append(scores.users[users] * gates[:, place, None])
+        item_parts.append(scores.items * items[:, place, None])
+        if scores.walk is not None:
+            start = _weighted(rows_of(scores.walk.start, codes), weight)
+            walk = replace(scores.walk, start=start, out=scores.walk.out * items[:, place])
+        if isinstance(scores.part, Similarity):
+            start = _weighted(rows_of(scores.part.start, codes), weight)
+            arriving = sp.diags_array(items[:, place].detach().cpu().numpy())
+            near = Similarity(start, sp.csr_array(scores.part.weights @ arriving))
     user_parts.append(torch.ones(len(users), 1, device=gates.device))
     item_parts.append(torch.zeros(len(items), 1, device=gates.device))
-    return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), walk)
+    return ScoreVectors(torch.cat(user_parts, 1), torch.cat(item_parts, 1), walk, near)
+
+
+def _weighted(rows: sp.csr_array, weight: Tensor) -> sp.csr_array:
+    """Rows of a matrix, each times its own weight (n,)."""
+    scaled = sp.diags_array(weight.detach().cpu().numpy()) @ rows
+    return sp.csr_array(scaled).astype(np.float32)
 
 
 def _with_bias(users: Tensor, items: Tensor) -> ScoreVectors:

@@ -132,10 +132,10 @@ class PretrainConfig(Settings):
         40, ge=0, description="graph-filter: settings tried on held-out interactions"
     )
     weigh: TrainConfig = TrainConfig(
-        learning_rate=3e-3,
-        pull_to_start=1e-3,
-        max_steps=640,
-        evaluate_every=160,
+        learning_rate=4e-3,
+        pull_to_start=3e-4,
+        max_steps=1000,
+        evaluate_every=200,
     )
     n_lessons: int = Field(80, ge=1, description="channels: sub-graphs drawn from each source")
     varied_texts: float = Field(
@@ -156,7 +156,9 @@ class TransferConfig(Settings):
     calibrate: TrainConfig = TrainConfig(learning_rate=1e-2, max_steps=200)
     train: TrainConfig = TrainConfig()
     text: TrainConfig = _TEXT
-    weigh: TrainConfig = TrainConfig(learning_rate=3e-2, max_steps=60, evaluate_every=10)
+    weigh: TrainConfig = TrainConfig(
+        learning_rate=3e-2, pull_to_start=3e-3, max_steps=100, evaluate_every=25
+    )
     n_weigh_folds: int = Field(
         10, ge=2, description="channels: parts of the training edges, hidden in turn"
     )

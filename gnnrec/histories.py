@@ -15,7 +15,7 @@ from gnnrec.interactions import Interactions
 from gnnrec.lists import as_ids
 from gnnrec.model import Transferable
 from gnnrec.newcomers import Newcomers
-from gnnrec.scores import ScoreVectors
+from gnnrec.scores import ScoreVectors, Similarity
 from gnnrec.tower import TowerScores
 
 _SAME = 1e-3  # of a column's length: what rounding of another machine may move
@@ -88,6 +88,11 @@ def _same_items(fresh: ScoreVectors, saved: ScoreVectors) -> bool:
         pairs.append((fresh.walk.out[:, None], saved.walk.out[:, None]))
     if isinstance(fresh.part, TowerScores) and isinstance(saved.part, TowerScores):
         pairs.append((fresh.part.items, saved.part.items))
+    if isinstance(fresh.part, Similarity) and isinstance(saved.part, Similarity):
+        mine, theirs = fresh.part.tables(), saved.part.tables()
+        if not all(torch.equal(mine[n], theirs[n]) for n in ("near_starts", "near_items")):
+            return False
+        pairs.append((mine["near_weights"][:, None], theirs["near_weights"][:, None]))
     return all(_close(a, b) for a, b in pairs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gnnrec.blend import ChannelBlend
+from gnnrec.blend import START, ChannelBlend
 from gnnrec.channels import NAMES, Channels
 from gnnrec.context import silenced
 from gnnrec.device import numpy_generator
@@ -23,24 +24,33 @@ from gnnrec.sampling import Episode
 
 MAX_LESSON_USERS = 500
 _K = 20
-_WIDTH = 0.05  # of the standard deviation of a user's scores: how soft a place on the list is
+_WIDTH = 0.05  # of the spread of popularity: how soft a place on the list is
 _LEAST_VARIANCE = 1e-8
 _FAR = 1e6
 _LARGEST = 3e4  # half of what float16 holds; a spread is 1
 _MAX_SCORES = 2_500_000  # users x items of one lesson, whatever the graph
+_LEADING = 192  # candidates by all channels with the weights that a fresh model has
+_BY_ONE = 16  # and by each channel alone
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Some users of a graph with their channels' scores, and what was hidden from them.
+    """Some users of a graph with their channels' scores of candidates, and what was hidden.
+
+    Candidates of a user are all items that are not visible, or where there are many those that
+    could be on a list: the first of a fresh model's weights, the first of each channel, and what
+    is hidden. They are the same for every model of the same channels.
 
     Attributes:
         channels: Of the visible graph.
         context: (N_CONTEXT,) of the visible graph.
         users: (n,) int64 codes.
-        scores: (n_channels, n, n_items) float16 constants.
-        row, item: (m,) int64, the hidden edges by place in `users`.
-        seen: (n, n_items) CSR of the visible edges.
+        scores: (n_channels, n, m) float16 constants.
+        degrees: (n, m) float32, the candidates' visible degrees; (1, m) where all users have the
+            same candidates.
+        popularity: The same of their twins' popularity in sources.
+        valid: (n, m) bool; other places hold nothing, or a visible item.
+        row, column: (e,) int64, the hidden edges by place in `users` and among the candidates.
         weight: (n,) float64 with mean one: what each user counts.
     """
 
@@ -48,9 +58,11 @@ class Lesson:
     context: Tensor
     users: np.ndarray
     scores: Tensor
+    degrees: Tensor
+    popularity: Tensor
+    valid: Tensor
     row: Tensor
-    item: Tensor
-    seen: sp.csr_array
+    column: Tensor
     weight: np.ndarray
 
     @property
@@ -65,36 +77,36 @@ class Lesson:
     def without(self, names: tuple[str, ...]) -> Lesson:
         """Return it as a model sees it whose graph input or own tables do not give some channels.
 
-        As if made by such a model, to the bit.
+        As if made by such a model, to the bit, but for what these channels made a candidate.
         """
         channels = copy.copy(self.channels)
         channels.present = [
             there and name not in names for name, there in zip(NAMES, channels.present, strict=True)
         ]
+        popularity = self.popularity
         if "text" in names:
             channels.has_text = False
         if "bridge" in names:
             channels.found = torch.zeros_like(channels.found)
             channels.popularity = torch.zeros_like(channels.popularity)
-        return replace(self, channels=channels, context=silenced(self.context, names))
+            popularity = torch.zeros_like(popularity)
+        context = silenced(self.context, names)
+        return replace(self, channels=channels, context=context, popularity=popularity)
 
     def scored(self, model: ChannelBlend) -> Tensor:
-        """Return (n, n_items) scores, visible items at -inf; gradients reach the weights."""
+        """Return (n, m) scores, -inf where nothing is; gradients reach the weights."""
         index = torch.from_numpy(self.users).to(self.context.device)
         degrees = self.channels.user_degrees[index]
-        gates, items, bias = model.weights(self.channels, self.context, degrees)
+        gates, slopes = model.gates_and_slopes(self.channels, self.context, degrees)
+        bias = model.item_bias(self.context, self.degrees, self.popularity)
         present = [place for place, there in enumerate(self.channels.present) if there]
-        total: Tensor = _Sum.apply(self.scores, present, gates, items, bias)  # type: ignore[no-untyped-call]
-        seen = self.seen.tocoo()
-        rows, columns = (torch.from_numpy(a.astype(np.int64)) for a in (seen.row, seen.col))
-        return total.index_put_(
-            (rows.to(total.device), columns.to(total.device)),
-            torch.tensor(-torch.inf, device=total.device),
-        )
+        logs = torch.log1p(self.degrees)
+        total: Tensor = _Sum.apply(self.scores, present, gates, slopes, logs)  # type: ignore[no-untyped-call]
+        return (total + bias).masked_fill(~self.valid, -torch.inf)
 
 
 class _Sum(torch.autograd.Function):
-    """bias_i + sum over channels c of gates[u, c] items[i, c] scores[c, u, i].
+    """The sum over channels c of gates[u, c] (1 + d_i)^slopes[c] scores[c, u, i].
 
     Most of a fit, put together from torch's own operations: here a table of scores is read twice a
     channel, and no product is kept for the way back.
@@ -106,26 +118,27 @@ class _Sum(torch.autograd.Function):
         scores: Tensor,
         present: list[int],
         gates: Tensor,
-        items: Tensor,
-        bias: Tensor,
+        slopes: Tensor,
+        logs: Tensor,
     ) -> Tensor:
-        total = bias.expand(scores.shape[1], -1).clone()
+        total = torch.zeros(scores.shape[1:], device=scores.device)
         for place in present:
-            total.addcmul_(gates[:, place, None], scores[place] * items[:, place])
-        ctx.save_for_backward(scores, gates, items)
+            items = (slopes[place] * logs).exp_()
+            total.addcmul_(gates[:, place, None], scores[place] * items)
+        ctx.save_for_backward(scores, gates, slopes, logs)
         ctx.present = present
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        scores, gates, items = ctx.saved_tensors
-        of_gates, of_items = torch.zeros_like(gates), torch.zeros_like(items)
+        scores, gates, slopes, logs = ctx.saved_tensors
+        of_gates, of_slopes = torch.zeros_like(gates), torch.zeros_like(slopes)
         for place in ctx.present:
-            table = scores[place] * grads[0]
-            of_gates[:, place] = table @ items[:, place]
-            of_items[:, place] = gates[:, place] @ table
-        return None, None, of_gates, of_items, grads[0].sum(dim=0)
+            table = scores[place] * grads[0] * (slopes[place] * logs).exp_()
+            of_gates[:, place] = table.sum(dim=1)
+            of_slopes[place] = gates[:, place] @ (table * logs).sum(dim=1)
+        return None, None, of_gates, of_slopes, None
 
 
 def lesson(
@@ -145,7 +158,8 @@ def lesson(
         about: The context, where it is that of a larger graph (folds of one log share the log's).
         max_users: How many at most.
 
-    Memory: up to 2.5 million scores a channel, in float16.
+    Memory: up to 2.5 million scores a channel while it is made, then those of the candidates, in
+    float16.
     """
     x = episode.input
     users = np.unique(episode.users)
@@ -159,7 +173,23 @@ def lesson(
     if about is None:
         about = model.about(x)
     with torch.no_grad():
-        scores = channels.rows(users).clamp(-_LARGEST, _LARGEST).half()
+        scores = channels.rows(users)
+    row = torch.from_numpy(np.searchsorted(users, episode.users[keep])).to(x.device)
+    item = torch.from_numpy(episode.items[keep]).to(x.device)
+    valid = unseen(sp.csr_array(x.graph.user_items[users]), x.device)
+    table = {"degrees": channels.item_degrees[None], "popularity": channels.popularity[None]}
+    column = item
+    if x.graph.n_items > 2 * _LEADING:
+        found = _candidates(channels, scores, valid, (row, item))
+        count = found.sum(dim=1)
+        places = torch.arange(int(count.max()), device=x.device).expand(len(users), -1)
+        codes = torch.zeros_like(places)
+        filled = places < count[:, None]
+        codes[filled] = torch.nonzero(found)[:, 1]
+        scores = scores.gather(2, codes.expand(len(NAMES), -1, -1))
+        valid = valid.gather(1, codes) & filled
+        table = {name: values[0][codes] for name, values in table.items()}
+        column = found.cumsum(dim=1)[row, item] - 1
     # Hiding edges at random picks active users, but a test scores all users alike: a user counts
     # by the inverse of the chance that any of its edges is hidden.
     share = len(episode.users) / max(len(episode.users) + x.graph.n_edges, 1)
@@ -169,22 +199,53 @@ def lesson(
         channels,
         about,
         users,
-        scores,
-        torch.from_numpy(np.searchsorted(users, episode.users[keep])).to(x.device),
-        torch.from_numpy(episode.items[keep]).to(x.device),
-        sp.csr_array(x.graph.user_items[users]),
-        weight / weight.mean(),
+        scores.clamp(-_LARGEST, _LARGEST).half(),
+        valid=valid,
+        row=row,
+        column=column,
+        weight=weight / weight.mean(),
+        **table,
     )
+
+
+def unseen(seen: sp.csr_array, device: torch.device) -> Tensor:
+    """Return (n, n_items) bool: whether an item may be on a user's list."""
+    valid = torch.ones(seen.shape, dtype=torch.bool, device=device)
+    entries = seen.tocoo()
+    rows, columns = (torch.from_numpy(a.astype(np.int64)) for a in (entries.row, entries.col))
+    valid[rows.to(device), columns.to(device)] = False
+    return valid
+
+
+def _candidates(
+    channels: Channels, scores: Tensor, valid: Tensor, hidden: tuple[Tensor, Tensor]
+) -> Tensor:
+    """(n, n_items) bool: the items that could be among a user's first, whatever the weights."""
+    total = torch.log1p(channels.item_degrees).expand(len(valid), -1).clone()
+    for name, values in zip(NAMES, scores, strict=True):
+        total.add_(values, alpha=math.exp(START[name]))
+    found = torch.zeros_like(valid)
+    for place, values in enumerate([total, *scores]):
+        if place and not channels.present[place - 1]:
+            continue
+        k = _BY_ONE if place else _LEADING
+        first = torch.topk(values.masked_fill(~valid, -torch.inf), k, dim=1).indices
+        found.scatter_(1, first, True)
+    found &= valid
+    found[hidden] = True
+    return found
 
 
 def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
     """Minus the weighted mean over users of a smoothed NDCG@20 of the hidden items.
 
     NDCG@20 adds 1 / log2(1 + rank) for each hidden item on the list: the sum over places k of
-    (1 / log2(1 + k) - 1 / log2(2 + k)), the last one whole, times whether the item's score reaches
+    (1 / log2(1 + k) - 1 / log2(2 + k), the last one whole, times whether the item's score reaches
     the k-th highest. Here that is a logistic function of the difference, in a twentieth of the
-    standard deviation of the user's scores, so that the loss does not depend on the scores' scale.
-    Items that are visible are on no list.
+    spread of log popularity over interactions. Popularity is the measure that the other channels
+    are weighed against: if the width followed the spread of all scores, they would be stretched
+    far down the list; if it followed nothing, all scores would shrink, so that every item nearly
+    reaches every place.
 
     A likelihood does not do: it is earned on items that no list will hold, and the same weights
     fitted by it rank worse at the top.
@@ -192,17 +253,16 @@ def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
     Cost: that of the scores, a partial sort of each user's, and 20 numbers a hidden edge.
     """
     scores = part.scored(model)
-    ranked = torch.isfinite(scores)
     k = min(_K, scores.shape[1])
     bars = torch.topk(scores, k, dim=1).values
     # A user with less than k items left: the last ones are on the list whatever their score.
     bars = torch.where(torch.isfinite(bars), bars, bars[:, :1].detach() - _FAR)
-    known = torch.where(ranked, scores, 0.0)
-    n = ranked.sum(dim=1).clamp_min(1)
-    variance = known.square().sum(dim=1) / n - (known.sum(dim=1) / n).square()
+    channels = part.channels
+    bias = model.item_bias(part.context, channels.item_degrees, channels.popularity)
+    variance = channels.weights @ (bias - channels.weights @ bias).square()
     width = _WIDTH * variance.clamp_min(_LEAST_VARIANCE).sqrt()
-    own = scores[part.row, part.item]
-    reached = torch.sigmoid((own[:, None] - bars[part.row]) / width[part.row, None])
+    own = scores[part.row, part.column]
+    reached = torch.sigmoid((own[:, None] - bars[part.row]) / width)
     discounts = 1.0 / torch.log2(torch.arange(2, _K + 2, device=scores.device).float())
     steps = torch.cat([discounts[: k - 1] - discounts[1:k], discounts[k - 1 : k]])
     total = torch.zeros(part.n_users, device=scores.device).index_add(0, part.row, reached @ steps)
@@ -213,21 +273,23 @@ def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
 
 
 def user_ndcg(model: ChannelBlend, parts: list[Lesson]) -> np.ndarray:
-    """Return NDCG@20, full ranking, of every user of every part times its weight, (n,) float64."""
+    """Return NDCG@20 of every user of every part times its weight, (n,) float64.
+
+    The ranking is full where the candidates are all items, and else as good as full.
+    """
     values = []
     for part in parts:
         with torch.no_grad():
             scores = part.scored(model)
-        n, n_items = scores.shape
+        n, m = scores.shape
         _, top = top_k_from(
             lambda rows, scores=scores: scores[int(rows[0]) : int(rows[-1]) + 1],  # type: ignore[misc]
             n,
-            n_items,
-            min(_K, n_items),
-            seen=part.seen,
+            m,
+            min(_K, m),
         )
         relevant = BipartiteGraph(
-            part.row.cpu().numpy(), part.item.cpu().numpy(), n, n_items
+            part.row.cpu().numpy(), part.column.cpu().numpy(), n, m
         ).user_items
         values.append(per_user_metrics(top, relevant, (_K,))[f"ndcg@{_K}"] * part.weight)
     return np.concatenate(values)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gnnrec.propagate import to_torch_csr
-from gnnrec.scores import ScoreVectors
+from gnnrec.scores import ScoreVectors, Similarity
 from gnnrec.tower import TowerScores
 
 
@@ -60,11 +60,13 @@ class Arrived:
         users: (n, d) float32; the last column is one.
         start: (n, n_items) CSR, where their walks start, for a model that has one.
         tower: (n, width + 1) float32, for a model with a tower; see `TowerScores.users`.
+        near: (n, n_items) CSR, for a model with a part of the kind `Similarity`; see its `start`.
     """
 
     users: Tensor
     start: sp.csr_array | None = None
     tower: Tensor | None = None
+    near: sp.csr_array | None = None
 
     def beside(self, scores: ScoreVectors) -> ScoreVectors:
         """Return their scores with the items of others': on the processor."""
@@ -73,6 +75,8 @@ class Arrived:
             walk = replace(walk, start=self.start)
         if isinstance(part, TowerScores) and self.tower is not None:
             part = replace(part, users=self.tower.cpu())
+        if isinstance(part, Similarity) and self.near is not None:
+            part = replace(part, start=self.near)
         return ScoreVectors(self.users.cpu(), scores.items, walk, part)
 
 

@@ -10,8 +10,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from gnnrec.alike import TASTE_EXPONENT, taste
 from gnnrec.blend import ChannelBlend
-from gnnrec.channels import NAMES, PROFILE_EXPONENT, SMALL, ridge
+from gnnrec.channels import NAMES, OF_TEXT, PROFILE_EXPONENT, SMALL, ridge
 from gnnrec.encoders import LightGCN
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter, unit
@@ -19,8 +20,8 @@ from gnnrec.heads import standardise
 from gnnrec.model import Model, Transferable
 from gnnrec.ncf import EmbeddingHeads, ItemIds, NeuMF
 from gnnrec.newcomers import Newcomers
-from gnnrec.scores import ScoreVectors
-from gnnrec.terms import POPULARITY, Bent, Give, Linear, Part, Piece, Steps
+from gnnrec.scores import ScoreVectors, Similarity
+from gnnrec.terms import POPULARITY, Bent, Give, Linear, Near, Part, Piece, Steps
 from gnnrec.two_tower import TwoTower
 
 
@@ -134,6 +135,8 @@ def _of_blend(model: ChannelBlend, x: GraphInput, vectors: ScoreVectors) -> list
     for name in NAMES:
         if name == "filter":
             width = 2 * x.spectral_rank
+        elif name == "near_text" and isinstance(vectors.part, Similarity):
+            width = 0
         elif name in tables:
             width = tables[name][1].shape[1]
         else:
@@ -142,11 +145,13 @@ def _of_blend(model: ChannelBlend, x: GraphInput, vectors: ScoreVectors) -> list
         gate = vectors.items[:, offset.stop - 1] / SMALL
         if name == "filter":
             pieces = _of_filter(model.filter, x, gate, begin)
+        elif name == "near_text":
+            pieces = (Near(),)
         else:
             give, take = tables[name]
             columns = slice(begin, begin + width)
             pieces = (Linear(columns, _table(give), take * gate[:, None]),)
-        kind = {"text": "text", "deep_text": "text", "bridge": "source"}.get(name, "people")
+        kind = "text" if name in OF_TEXT else "source" if name == "bridge" else "people"
         parts.append(Part(name, kind, pieces, offset))
         begin = offset.stop
     assert begin == vectors.items.shape[1] - 1, "the channels do not fill the vectors"
@@ -168,6 +173,9 @@ def _channel_tables(model: ChannelBlend, x: GraphInput) -> dict[str, tuple[Tenso
         assert start is not None and second is not None
         tables["text"] = (root * start, unit(start))
         tables["deep_text"] = (root * (start + 0.5 * second), unit(start + second))
+        if x.item_text is not None:
+            items = taste(x)
+            tables["taste"] = (_power(degrees, -TASTE_EXPONENT)[:, None] * items, items)
     matched = model.matched(x)
     if matched:
         each = torch.cat([m.vectors * m.response for m in matched], dim=1)

@@ -29,7 +29,7 @@ from gnnrec.graph import BipartiteGraph
 from gnnrec.interactions import Columns, Interactions
 from gnnrec.model import Transferable, build_model
 from gnnrec.ncf import NeuMF
-from gnnrec.scores import ScoreVectors
+from gnnrec.scores import FullRank, ScoreVectors, Similarity
 from gnnrec.storage import read_json, verify, whole_folder, write_json
 from gnnrec.tensors import read_tensors, write_tensors
 from gnnrec.tower import TowerScores
@@ -66,7 +66,7 @@ def save_recommender(recommender: Recommender, folder: str | Path) -> None:
         tensors = {"users": recommender.vectors.users, "items": recommender.vectors.items}
         if recommender.vectors.walk is not None:
             tensors["walk_out"] = recommender.vectors.walk.out
-        if isinstance(recommender.vectors.part, TowerScores):
+        if isinstance(recommender.vectors.part, (TowerScores, Similarity)):
             tensors |= recommender.vectors.part.tables()
         if catalogue.text is not None:
             tensors["text"] = torch.from_numpy(np.ascontiguousarray(catalogue.text))
@@ -174,13 +174,19 @@ def load_recommender(
             walk = model.walk(graph, out, tensors["users"])
         except WRONG_NUMBERS as error:
             raise CheckpointError(f"{folder}: its weights make no walk ({error})") from error
-    part = None
+    full_rank: FullRank | None = None
+    if isinstance(model, ChannelBlend) and "near_starts" in tensors:
+        try:
+            near = Similarity.weights_from(tensors, log.n_items)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: vectors.safetensors: {error}") from error
+        full_rank = model.near(graph, near, tensors["users"])
     if isinstance(model, NeuMF) and model.tower is not None:
         for name, count, extra in (("users", log.n_users, 1), ("items", log.n_items, 0)):
             name, shape = f"tower_{name}", torch.Size([model.tower.item.out_features + extra])
             _check_table(tensors.get(name), name, count, shape, folder)
         # A tower of its own, which stays on the processor where the model goes to a GPU.
-        part = model.tower_scores(tensors["tower_users"], tensors["tower_items"]).cpu()
+        full_rank = model.tower_scores(tensors["tower_users"], tensors["tower_items"]).cpu()
     text = written = None
     width = torch.Size([model_config.text_dim])
     if "text" in tensors:
@@ -201,7 +207,7 @@ def load_recommender(
     recommender.restore(
         Catalogue(log, titles, text, written),
         model.to(recommender.device),
-        ScoreVectors(tensors["users"], tensors["items"], walk, part),
+        ScoreVectors(tensors["users"], tensors["items"], walk, full_rank),
     )
     return recommender
 

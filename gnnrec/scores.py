@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, Self, runtime_checkable
@@ -133,6 +134,40 @@ class Similarity:
             return (to_torch_csr(rows, self.weights.device) @ self.weights).T
         return torch.from_numpy((rows @ self.weights).T.toarray())
 
+    def tables(self) -> dict[str, Tensor]:
+        """Return what a recommender keeps of sparse weights: a CSR matrix as three tensors."""
+        assert not isinstance(self.weights, Tensor), "dense weights are nobody's to keep"
+        return {
+            "near_starts": torch.from_numpy(self.weights.indptr.astype(np.int64)),
+            "near_items": torch.from_numpy(self.weights.indices.astype(np.int64)),
+            "near_weights": torch.from_numpy(self.weights.data),
+        }
+
+    @staticmethod
+    def weights_from(tables: Mapping[str, Tensor], n_items: int) -> sp.csr_array:
+        """Put the weights together again from `tables`, checked: compiled code follows indices.
+
+        Raises:
+            ValueError: They make no matrix.
+        """
+        parts = [tables.get(f"near_{name}", torch.empty(0)) for name in ("starts", "items")]
+        starts, items = (part.numpy() for part in parts)
+        weights = tables.get("near_weights", torch.empty(0)).numpy()
+        if not all(part.dtype == torch.int64 and part.ndim == 1 for part in parts) or (
+            weights.dtype != np.float32 or not np.isfinite(weights).all()
+        ):
+            raise ValueError("near texts are not int64 places and finite float32 weights")
+        if (
+            len(starts) != n_items + 1
+            or items.shape != weights.shape
+            or starts[0] != 0
+            or (starts[-1] != len(items) or (np.diff(starts) < 0).any())
+        ):
+            raise ValueError(f"near texts do not fit {n_items} items")
+        if len(items) and not 0 <= items.min() <= items.max() < n_items:
+            raise ValueError("near texts name items beyond the catalogue")
+        return sp.csr_array((weights, items, starts), shape=(n_items, n_items))
+
     def of(self, users: np.ndarray) -> Similarity:
         """Return the part of some users; see `FullRank.of`."""
         return replace(self, start=rows_of(self.start, users))
@@ -200,7 +235,7 @@ class ScoreVectors:
             # MKL reads a table larger than the cache twice as fast for two vectors as for one.
             users = torch.cat([users, users])
         scores = (self.items @ users.T)[:, : end - begin]
-        for part in self._full_rank():
+        for part in self.full_rank():
             scores = scores.add_(part.columns(begin, end).to(scores.device))
         return scores.T
 
@@ -208,7 +243,7 @@ class ScoreVectors:
         self, k: int, seen: sp.csr_array | None = None, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rank the catalogue for every user; see `gnnrec.rank.top_k`."""
-        if not self._full_rank():
+        if not self.full_rank():
             return top_k(self.users, self.items, k, seen=seen, allowed=allowed)
         n_users, n_items = len(self.users), len(self.items)
 
@@ -217,5 +252,6 @@ class ScoreVectors:
 
         return top_k_from(score, n_users, n_items, k, seen=seen, allowed=allowed)
 
-    def _full_rank(self) -> list[FullRank]:
+    def full_rank(self) -> list[FullRank]:
+        """Return the parts that no short vectors hold."""
         return [part for part in (self.walk, self.part) if part is not None]

@@ -14,12 +14,13 @@ import torch
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.catalogue import Catalogue
+from gnnrec.channels import OF_TEXT
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.console import text_table
 from gnnrec.device import numpy_generator, resolve_device
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.features import GraphInput
-from gnnrec.lessons import Lesson, user_ndcg
+from gnnrec.lessons import Lesson, unseen, user_ndcg
 from gnnrec.metrics import per_user_metrics
 from gnnrec.model import Transferable
 from gnnrec.scores import ScoreVectors
@@ -33,7 +34,6 @@ _SHARE = 0.1  # of every user's interactions, hidden
 _MAX_USERS = 1_500  # ranked with one seed
 _CHUNK_SCORES = 2_000_000  # of one channel, in memory at a time
 _NOISE = 2.0  # standard errors
-_TEXT = ("text", "deep_text")
 
 
 @dataclass
@@ -257,9 +257,11 @@ class _Hiding:
             about,
             users,
             scores,
+            channels.item_degrees[None],
+            channels.popularity[None],
+            unseen(sp.csr_array(self.seen[start:stop]), x.device),
             torch.from_numpy(row[inside] - start).to(x.device),
             torch.from_numpy(self.test_items[inside]).to(x.device),
-            sp.csr_array(self.seen[start:stop]),
             np.ones(len(users)),
         )
 
@@ -290,7 +292,7 @@ def _measure(group: _Group, target: Target, hiding: _Hiding, device: torch.devic
     size = max(1, _CHUNK_SCORES // target.n_items)
     for start in range(0, len(hiding.users), size):
         part = hiding.lesson(leader, x, start, start + size)
-        quiet = part.without(_TEXT) if group.silent else part
+        quiet = part.without(OF_TEXT) if group.silent else part
         for members, seen in ((group.members, part), (group.silent, quiet)):
             for candidate in members:
                 assert isinstance(candidate.model, ChannelBlend)

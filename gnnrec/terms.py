@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from gnnrec.scores import ScoreVectors, Walk
+from gnnrec.scores import ScoreVectors, Similarity, Walk
 
 TOLERANCE = 1e-4  # of a part's largest value: beyond it a split is called an estimate
 Give = Callable[[Tensor], Tensor]
@@ -81,6 +81,20 @@ class Steps:
         start, to_users, out = steps(walk, own, items)
         shares = start[:, None] * (to_users[0] @ to_users[1].T).toarray() * out
         return Split(values, torch.from_numpy(shares), True)
+
+
+@dataclass(frozen=True)
+class Near:
+    """What each own item says for the items of near texts, exactly: see `scores.Similarity`."""
+
+    def split(self, user: ScoreVectors, own: Tensor, items: Tensor) -> Split:
+        """Cost: the neighbours of the own items."""
+        part = user.part
+        assert isinstance(part, Similarity) and not isinstance(part.weights, Tensor)
+        start = sp.csr_array(part.start)[[0]].toarray()[0]
+        said = sp.csr_array(part.weights[own.numpy()])[:, items.numpy()].toarray()
+        shares = start[own.numpy(), None].astype(np.float64) * said
+        return Split(part.columns(0, 1)[:, 0], torch.from_numpy(shares), True)
 
 
 def steps(

@@ -96,6 +96,31 @@ def bridged(matrix, matched):
     return total
 
 
+def near_texts_of(matrix, item_text):
+    """A user's items, rare ones first, times exp(10 (cosine - 1)) of each one's 20 nearest."""
+    cosine = item_text.double() @ item_text.double().T
+    cosine.fill_diagonal_(-1.0)
+    k = min(20, len(cosine) - 1)
+    bar = cosine.topk(k, dim=1).values[:, -1:]
+    weights = torch.exp(10 * (cosine - 1)) * (cosine >= bar) * (cosine > 0)
+    return (matrix * power(matrix.sum(0), -0.5)) @ weights
+
+
+def tasted(matrix, item_text):
+    """Ridge of the co-occurrences on the texts, an item's own left out."""
+    text = item_text.double()
+    a = power(matrix.sum(1), -0.5)[:, None] * matrix * power(matrix.sum(0), -0.5)
+    among = a.T @ a
+    own = torch.diag(among.diagonal())
+    variance = text.T @ own @ text
+    ridge = 3.0 * variance.diagonal().mean() * torch.eye(text.shape[1], dtype=torch.float64)
+    inverse = torch.linalg.inv(variance + ridge)
+    metric = inverse @ text.T @ (among - own) @ text @ inverse
+    values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
+    half = text @ (vectors * values.clamp_min(0.0).sqrt())
+    return (matrix * power(matrix.sum(0), -0.5)) @ half @ half.T
+
+
 def raw_channels(x, graph_filter, matched):
     """Name -> (n_users, n_items) float64 scores before they are put on one scale."""
     matrix = matrix_of(x.graph)
@@ -109,6 +134,8 @@ def raw_channels(x, graph_filter, matched):
     }
     if x.item_text is not None:
         raw["text"], raw["deep_text"] = text_layers(matrix, x.item_text)
+        raw["near_text"] = near_texts_of(matrix, x.item_text)
+        raw["taste"] = tasted(matrix, x.item_text)
     if matched:
         raw["bridge"] = bridged(matrix, matched)
     return raw
@@ -154,13 +181,16 @@ def blended(p, channels, user_degrees, item_degrees, about, popularity):
         slopes.append(p["item_slope"][c] + 0.3 * network(p, "slope_network", told)[0])
     gates = torch.stack(log_gates, dim=1).exp() * (log_degree[:, None] > 0)
     items = (1 + item_degrees.double())[:, None] ** torch.stack(slopes)
-    shift = network(p, "bias_network", of_graph)
-    prior = torch.exp((p["bias.log_prior"] + shift[1]).clamp(-8, 6))
-    source = torch.exp((p["bias.log_source"] + shift[2]).clamp(-8, 6))
-    bias = (p["bias.slope"] + 0.3 * shift[0]) * torch.log(
-        item_degrees.double() + prior + source * popularity
-    )
+    bias = blended_bias(p, item_degrees, about, popularity)
     return bias + torch.einsum("cui,uc,ic->ui", channels, gates, items)
+
+
+def blended_bias(p, item_degrees, about, popularity):
+    """(n_items,) float64: popularity with prior counts, a source's among them."""
+    shift = network(p, "bias_network", about.double()[:8])
+    prior = torch.exp((p["bias.log_prior"] + shift[0]).clamp(-8, 6))
+    source = torch.exp((p["bias.log_source"] + shift[1]).clamp(-8, 6))
+    return torch.log(item_degrees.double() + prior + source * popularity.double())
 
 
 def popular(matched, n_items):

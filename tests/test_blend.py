@@ -103,7 +103,7 @@ def test_a_model_of_other_texts_is_refused():
 
 # What a mode trains
 
-HEADS = {"log_weight", "bias.slope", "bias.log_prior", "bias.log_source"}
+HEADS = {"log_weight", "bias.log_prior", "bias.log_source"}
 LAYERS = HEADS | {"user_slope", "item_slope"}
 NETWORKS = {
     f"{what}_network.{layer}.{kind}"
@@ -121,12 +121,12 @@ def test_what_a_mode_retrains():
     with pytest.raises(ConfigError, match="final:1"):
         model.trained_parameters("final", 2)
     counts = model.count_parameters(model.trained_parameters("heads"))
-    assert counts["trained"] == len(NAMES) and counts["biases"] == 3
+    assert counts["trained"] == len(NAMES) and counts["biases"] == 2
     # Texts, directions and popularity of 11 items, and the directions' response.
     assert counts["id_tables"] == 11 * (6 + 64 + 1) + 64
     assert model.count_parameters([])["trained"] == 0
     total = sum(p.numel() for p in model.parameters())
-    assert model.count_parameters()["total"] == total - 3
+    assert model.count_parameters()["total"] == total - 2
 
 
 def checkpoint_of(seed=0, text=True, bridges=(11,)):

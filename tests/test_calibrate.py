@@ -137,7 +137,8 @@ def adapted(model, retrain="heads", *, change=None, target=None, seed=0, **chang
     checkpoint = Checkpoint("c", model.config, change(state) if change else state)
     target = target_of() if target is None else target
     rows = np.random.default_rng(0).permutation(len(target.users))
-    values = dict(retrain=retrain, seed=seed, weigh=STEPS, n_weigh_folds=3)
+    steps = STEPS.model_copy(update={"max_steps": 100})
+    values = dict(retrain=retrain, seed=seed, weigh=steps, n_weigh_folds=3)
     return adapt(checkpoint, target, rows[40:], rows[:40], TransferConfig(**{**values, **changes}))
 
 
@@ -158,7 +159,7 @@ def test_what_the_guard_kept_is_what_scratch_gives(pretrained):
     assert scratch.choice == "scratch"
     for name, value in scratch.model.state_dict().items():
         assert torch.equal(bad.model.state_dict()[name], value), name
-    assert bad.steps == scratch.steps == 40
+    assert bad.steps == scratch.steps == 100
 
 
 def test_arms_of_one_comparison_share_lessons_and_change_nothing(pretrained, monkeypatch):
@@ -226,9 +227,8 @@ def test_weighing_ranks_better_than_the_start_on_edges_it_never_saw(pretrained):
     model, _ = pretrained
     start = build_model(model.config)
     start.load_state_dict(model.state_dict())
-    with torch.no_grad():  # a source where the unpopular was liked and nothing else mattered
-        start.log_weight.fill_(-5.0)
-        start.bias.slope.fill_(-1.0)
+    with torch.no_grad():  # a source where nothing but popularity mattered
+        start.log_weight.fill_(-3.0)
     found = lesson(start, held_out, 0)
     before = user_ndcg(start, [found]).mean()
     names, fast = start.trained_parameters("heads"), STEPS.model_copy(update={"learning_rate": 0.1})
@@ -237,7 +237,7 @@ def test_weighing_ranks_better_than_the_start_on_edges_it_never_saw(pretrained):
         lambda: None, start, names, episodes_of(part), None, part.graph_input(rank=16), settings
     )
     assert end.model is start and end.choice == "transferred" and end.result.steps == 40
-    assert user_ndcg(end.model, [found]).mean() > before + 0.1
+    assert user_ndcg(end.model, [found]).mean() > before + 0.03
     assert end.result.best_value < 0
 
 

@@ -11,7 +11,7 @@ from dense_blend import (
     near_texts,
 )
 
-from gnnrec.channels import NAMES, Channels, mixed
+from gnnrec.channels import NAMES, OF_TEXT, Channels, mixed
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
 from gnnrec.scores import ScoreVectors
@@ -44,7 +44,8 @@ def random_gates(x, seed=0):
 def test_every_channel_equals_its_dense_definition(seed, text, size):
     channels, x, graph_filter, matched = made(seed, text, size)
     expected = all_channels(x, graph_filter, matched)
-    assert channels.present == [True] * 4 + [text] * 3
+    of_text = {*OF_TEXT, "bridge"}
+    assert channels.present == [text or name not in of_text for name in NAMES]
     found = channels.rows(everyone(x))
     active = x.graph.user_degrees > 0  # the others' gates are zero
     for place, name in enumerate(NAMES):
@@ -56,7 +57,8 @@ def test_every_channel_equals_its_dense_definition(seed, text, size):
 
 def test_the_two_low_passes_and_the_two_text_layers_differ_on_a_larger_graph():
     channels, x, *_ = made(size="large")
-    low16, low64, _, text, deep = channels.rows(everyone(x))[1:6]
+    rows = dict(zip(NAMES, channels.rows(everyone(x)), strict=True))
+    low16, low64, text, deep = (rows[name] for name in ("low16", "low64", "text", "deep_text"))
     assert (low16 - low64).abs().max() > 0.3 and (text - deep).abs().max() > 0.3
 
 
@@ -90,8 +92,8 @@ def test_rows_are_those_of_the_score_vectors(users):
         scores, scale = channel.scores, channel.scale
         some = scores.of(users)
         expected = some.users @ some.items.T
-        if scores.walk is not None and len(users):
-            expected = expected + scale * some.walk.columns(0, len(users)).T
+        for part in some.full_rank() if len(users) else ():
+            expected = expected + scale * part.columns(0, len(users)).T
         torch.testing.assert_close(found[place], expected, atol=1e-4, rtol=1e-4)
 
 

@@ -5,9 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from dense import double_parameters
-from dense_blend import all_channels, blend_of, blended, input_of, matched_by, popular
+from dense import double_parameters, random_graph, random_text
+from dense_blend import (
+    all_channels,
+    blend_of,
+    blended,
+    blended_bias,
+    input_of,
+    matched_by,
+    popular,
+)
 
+from gnnrec import lessons
 from gnnrec.config import TrainConfig
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
@@ -31,7 +40,7 @@ def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges():
     expected = all_channels(x, model.filter, matched_by(model, x))
     assert part.users.tolist() == sorted(set(episode.users.tolist()))
     np.testing.assert_allclose(part.scores, expected[:, part.users], atol=4e-3, rtol=2e-3)
-    edges = zip(part.users[part.row], part.item.tolist(), strict=True)
+    edges = zip(part.users[part.row], part.column.tolist(), strict=True)
     assert sorted(edges) == sorted(zip(episode.users, episode.items, strict=True))
     # A user counts by the inverse of the chance to be among them, hidden edge by hidden edge.
     share = len(episode.users) / (len(episode.users) + x.graph.n_edges)
@@ -53,9 +62,13 @@ def dense_loss(p, part, episode, score):
     """Minus the mean of what DCG@20 over its ideal is where each step is a logistic function."""
     visible = episode.input.graph.user_items.toarray() > 0
     table, losses = score(p), []
+    degrees = episode.input.item_degrees.double()
+    bias = blended_bias(p, degrees, part.context, part.popularity[0])
+    share = degrees / degrees.sum()
+    width = lessons._WIDTH * (share * (bias - (share * bias).sum()) ** 2).sum().sqrt()
     for row, user in enumerate(part.users):
         own = table[row][torch.from_numpy(~visible[user])]
-        bars, width = own.sort(descending=True).values, 0.05 * own.std(correction=0)
+        bars = own.sort(descending=True).values
         hidden, gain = episode.items[episode.users == user], 0.0
         for item in hidden:
             for k in range(1, 21):
@@ -85,7 +98,9 @@ def dense_scores_of(model, part, episode):
 
 @pytest.mark.parametrize("mode", ["heads", "final", "full"])
 @pytest.mark.parametrize("pull", [0.0, 0.5])
-def test_two_steps_equal_dense_steps_by_hand(mode, pull):
+def test_two_steps_equal_dense_steps_by_hand(mode, pull, monkeypatch):
+    # Wide enough that most hidden edges of so small a graph have a gradient.
+    monkeypatch.setattr(lessons, "_WIDTH", 1.0)
     episode, model, rate = episode_of(2), blend_of(2, moved=0.1), 0.01
     part = lesson(model, episode, 0)
     trained = model.trained_parameters(mode, 1)
@@ -154,3 +169,32 @@ def test_scoring_leaves_a_lessons_scores_as_they_are():
     ndcg_loss(model, single).backward()
     assert torch.equal(single.scores, before)
     assert torch.equal(ndcg_loss(model, single), ndcg_loss(model, part))
+
+
+def test_candidates_are_as_good_as_the_whole_catalogue(monkeypatch):
+    graph = random_graph(5, n_users=40, n_items=300, density=0.06)
+    users, items = graph.edges()
+    hidden = np.arange(len(users)) % 4 == 1
+    visible = BipartiteGraph(users[~hidden], items[~hidden], 40, 300)
+    texts = torch.nn.functional.normalize(random_text(3, 300), dim=1)
+    model = blend_of(2, moved=0.1)
+    parts = []
+    for leading in (300, 40):  # all items, then about a third of them
+        monkeypatch.setattr(lessons, "_LEADING", leading)
+        x = GraphInput(visible, texts, spectral_rank=16)
+        parts.append(lesson(model, Episode(x, users[hidden], items[hidden]), 0))
+    every, few = parts
+    assert every.scores.shape[2] == 300 and few.scores.shape[2] < 220
+    assert few.valid.sum() < 0.6 * every.valid.sum()
+    np.testing.assert_allclose(user_ndcg(model, [few]), user_ndcg(model, [every]), atol=1e-6)
+    trained = [model.get_parameter(name) for name in model.trained_parameters("full")]
+    losses = [ndcg_loss(model, part) for part in parts]
+    assert float(losses[1]) == pytest.approx(float(losses[0]), abs=1e-5)
+    for one, other in zip(*(torch.autograd.grad(loss, trained) for loss in losses), strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-3)
+    # Every hidden edge is among them, in the place that is said.
+    with torch.no_grad():
+        scores = [part.scored(model) for part in parts]
+    own = [s[p.row, p.column] for s, p in zip(scores, parts, strict=True)]
+    torch.testing.assert_close(own[0], own[1])
+    assert torch.isfinite(own[0]).all()

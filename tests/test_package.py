@@ -68,6 +68,7 @@ ORDER = [
     "heads",
     "filters",
     "bridge",
+    "alike",
     "channels",
     "context",
     "blend",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gnnrec.scores import ScoreVectors
+from gnnrec.scores import Differentiable, ScoreVectors
 
 _TABLES = """\
 import numpy as np
@@ -31,6 +31,16 @@ at = np.bincount(column[mine], start[mine], len(items))
 at = np.bincount(row, step * at[column], len(users))
 at = np.bincount(column, step * at[row], len(items))
 scores = scores + items["arrive"].to_numpy() * at
+"""
+_NEAR = """\
+# From the user's items to those of near texts.
+near, own = pq.read_table("near.parquet"), np.zeros(len(items))
+own[column[mine]] = seen["near"].to_numpy()[mine]
+names = items["item_id"].combine_chunks()
+said_by, said_of = (
+    pc.index_in(near[name], names).to_numpy() for name in ("item_id", "near_item_id")
+)
+scores = scores + np.bincount(said_of, own[said_by] * near["weight"].to_numpy(), len(items))
 """
 _BEST = """\
 scores[column[mine]] = -np.inf  # what the user has
@@ -80,6 +90,11 @@ _USES = {
         "Leave these out of what you recommend.",
         "The program takes them as codes, a row per user, filled up with -1.",
     ],
+    "near.parquet": [
+        "What each item says for those whose texts are near: item_id, near_item_id, weight.",
+        "Times `near` of the pairs that a user has in seen.parquet, summed: a part of the score.",
+        "README.md has it in Python.",
+    ],
     "lists.parquet": [
         "The best items of every user, best first: user_id, item_id, score, rank.",
         "What a user has is left out.",
@@ -103,15 +118,16 @@ def uses(name: str, vectors: ScoreVectors) -> list[str]:
     lines = list(_USES[name])
     if vectors.walk is not None and name in ("items.parquet", "seen.parquet"):
         lines.append("The other columns are weights of the walk; README.md has it in Python.")
-    if vectors.part is not None and name in ("users.parquet", "items.parquet"):
+    if isinstance(vectors.part, Differentiable) and name in ("users.parquet", "items.parquet"):
         lines.append("tower is what the tower's layers start from; the scores need program.pt2.")
     return lines
 
 
 def snippet(names: list[str], vectors: ScoreVectors) -> str:
     """Return lines of Python that print a user's list from the parts that are there."""
-    if vectors.part is None:
-        return _TABLES + (_WALK if vectors.walk is not None else "") + _BEST
+    if not isinstance(vectors.part, Differentiable):
+        walk = _WALK if vectors.walk is not None else ""
+        return _TABLES + walk + (_NEAR if vectors.part is not None else "") + _BEST
     return _LISTS if "lists.parquet" in names else _PROGRAM
 
 
@@ -134,6 +150,7 @@ def page(about: dict[str, Any], vectors: ScoreVectors) -> str:
             f"over {found['n_users']} users.",
             "",
         ]
-    if vectors.part is None or "lists.parquet" in names or "program.pt2" in names:
+    by_program = isinstance(vectors.part, Differentiable)
+    if not by_program or "lists.parquet" in names or "program.pt2" in names:
         lines += ["A user's list:", "", "```python", snippet(names, vectors).rstrip(), "```", ""]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from torch.nn.functional import embedding_bag
 
 from gnnrec.errors import ConfigError
 from gnnrec.propagate import to_torch_csr
-from gnnrec.scores import ScoreVectors, Walk
+from gnnrec.scores import ScoreVectors, Similarity, Walk
 from gnnrec.tower import TowerScores
 
 
@@ -70,6 +70,24 @@ class _WalkScores(nn.Module):
         return (self.out[:, None] * arrived).T
 
 
+class _NearScores(nn.Module):
+    """The scores of `gnnrec.scores.Similarity` for users by code."""
+
+    def __init__(self, part: Similarity) -> None:
+        super().__init__()
+        assert not isinstance(part.weights, Tensor), "a recommender's weights are sparse"
+        self.n_users = part.start.shape[0]
+        self.start = _Product(sp.csr_array(part.start.T.tocsr()))
+        self.weights = _Product(sp.csr_array(part.weights.T.tocsr()))
+
+    def forward(self, users: Tensor, known: Tensor) -> Tensor:
+        """Return (n, n_items); zeros for who is not known."""
+        wanted = known.new_zeros(self.n_users, users.shape[0])
+        wanted = wanted.scatter(0, users[None], known[None])  # a column per user
+        arrived: Tensor = self.weights(self.start(wanted))
+        return arrived.T
+
+
 class _TowerPart(nn.Module):
     """The scores of `gnnrec.tower.TowerScores` for users by code."""
 
@@ -115,6 +133,8 @@ class Lists(nn.Module):
             self.parts.append(_WalkScores(vectors.walk))
         if isinstance(vectors.part, TowerScores):
             self.parts.append(_TowerPart(vectors.part))
+        elif isinstance(vectors.part, Similarity):
+            self.parts.append(_NearScores(vectors.part))
         elif vectors.part is not None:
             found = type(vectors.part).__name__
             raise ConfigError(

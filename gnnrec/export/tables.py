@@ -12,7 +12,7 @@ import pyarrow.parquet as pa_parquet
 import scipy.sparse as sp
 from torch import Tensor
 
-from gnnrec.scores import Differentiable
+from gnnrec.scores import Differentiable, Similarity
 
 if TYPE_CHECKING:
     from gnnrec.recommender import Recommender
@@ -33,8 +33,9 @@ def write_tables(
 
     A row's number in users and items is its code. Scores that walk over the graph have three more
     columns: `start` and `step` of a pair and `arrive` of an item, as `gnnrec.scores.Walk` takes
-    them. Those of a tower have its first layer's halves in `tower`. A vector of no length has no
-    column.
+    them. Where near texts count, a pair has `near` and a table of its own has what each item says
+    for others (`gnnrec.scores.Similarity`): near.parquet with item_id, near_item_id, weight. Those
+    of a tower have its first layer's halves in `tower`. A vector of no length has no column.
 
     Args:
         recommender: A fitted one.
@@ -56,6 +57,8 @@ def write_tables(
         "items.parquet": _write(folder / "items.parquet", _nodes("item_id", log.item_ids, items)),
         "seen.parquet": _write(folder / "seen.parquet", _pairs(recommender)),
     }
+    if isinstance(vectors.part, Similarity):
+        rows["near.parquet"] = _write(folder / "near.parquet", _near(recommender, vectors.part))
     if lists is not None:
         rows["lists.parquet"] = _write(folder / "lists.parquet", _lists(recommender, lists))
     return rows
@@ -93,12 +96,27 @@ def _pairs(recommender: Recommender) -> Iterator[pa.Table]:
     weights = {}
     if walk is not None:
         weights = {"start": _at(seen, walk.start), "step": _at(seen, walk.operator.scipy())}
+    if isinstance(recommender.vectors.part, Similarity):
+        weights["near"] = _at(seen, recommender.vectors.part.start)
     for part in _parts(seen.nnz, _ROWS):
         users = np.searchsorted(seen.indptr, np.arange(part.start, part.stop), side="right") - 1
         columns = {"user_id": log.user_ids[users], "item_id": log.item_ids[seen.indices[part]]}
         yield pa.table(
             {name: _ids(ids) for name, ids in columns.items()}
             | {name: pa.array(values[part]) for name, values in weights.items()}
+        )
+
+
+def _near(recommender: Recommender, part: Similarity) -> Iterator[pa.Table]:
+    ids, table = recommender.log.item_ids, sp.csr_array(part.weights)
+    for some in _parts(table.nnz, _ROWS):
+        items = np.searchsorted(table.indptr, np.arange(some.start, some.stop), side="right") - 1
+        yield pa.table(
+            {
+                "item_id": _ids(ids[items]),
+                "near_item_id": _ids(ids[table.indices[some]]),
+                "weight": pa.array(table.data[some]),
+            }
         )
 
 
