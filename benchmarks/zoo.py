@@ -59,6 +59,10 @@ def settings(encoder: str, text: bool, quick: bool) -> PretrainConfig:
         max_users=4_000,
         bridge_items=0,
     )
+    # Their targets are other domains: what pulls to the start is as strong as what few sources say.
+    pulled = {"max_steps": 640, "learning_rate": 3e-3, "pull_to_start": 1e-3, "evaluate_every": 160}
+    weigh = config.weigh.model_copy(update=pulled)
+    config = config.model_copy(update={"weigh": weigh})
     if not quick:
         return config
     few = {"max_steps": 20, "evaluate_every": 10}
