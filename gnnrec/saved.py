@@ -178,9 +178,9 @@ def load_recommender(
     if isinstance(model, ChannelBlend) and "near_starts" in tensors:
         try:
             near = Similarity.weights_from(tensors, log.n_items)
-        except ValueError as error:
+            full_rank = model.near(graph, near, tensors["users"])
+        except WRONG_NUMBERS as error:
             raise CheckpointError(f"{folder}: vectors.safetensors: {error}") from error
-        full_rank = model.near(graph, near, tensors["users"])
     if isinstance(model, NeuMF) and model.tower is not None:
         for name, count, extra in (("users", log.n_users, 1), ("items", log.n_items, 0)):
             name, shape = f"tower_{name}", torch.Size([model.tower.item.out_features + extra])

@@ -29,7 +29,11 @@ def by_hand(text, rows, k):
 
 
 @settings(max_examples=25, deadline=None)
-@given(n=st.just(0) | st.integers(2, 40), seed=st.integers(0, 9), scale=st.sampled_from([1.0, 30.0]))
+@given(
+    n=st.just(0) | st.integers(2, 40),
+    seed=st.integers(0, 9),
+    scale=st.sampled_from([1.0, 30.0]),
+)
 def test_near_items_are_the_nearest_texts_by_hand(n, seed, scale):
     text = scale * random_text(seed, n) if n else torch.zeros(0, 6)  # item 1 has none
     rows = np.random.default_rng(seed).random(n) < 0.7
