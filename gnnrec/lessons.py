@@ -240,12 +240,12 @@ def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
     """Minus the weighted mean over users of a smoothed NDCG@20 of the hidden items.
 
     NDCG@20 adds 1 / log2(1 + rank) for each hidden item on the list: the sum over places k of
-    (1 / log2(1 + k) - 1 / log2(2 + k), the last one whole, times whether the item's score reaches
+    (1 / log2(1 + k) - 1 / log2(2 + k)), the last one whole, times whether the item's score reaches
     the k-th highest. Here that is a logistic function of the difference, in a twentieth of the
     spread of log popularity over interactions. Popularity is the measure that the other channels
     are weighed against: if the width followed the spread of all scores, they would be stretched
     far down the list; if it followed nothing, all scores would shrink, so that every item nearly
-    reaches every place.
+    reaches every place. Items that are visible are on no list.
 
     A likelihood does not do: it is earned on items that no list will hold, and the same weights
     fitted by it rank worse at the top.

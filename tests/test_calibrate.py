@@ -231,13 +231,14 @@ def test_weighing_ranks_better_than_the_start_on_edges_it_never_saw(pretrained):
         start.log_weight.fill_(-3.0)
     found = lesson(start, held_out, 0)
     before = user_ndcg(start, [found]).mean()
-    names, fast = start.trained_parameters("heads"), STEPS.model_copy(update={"learning_rate": 0.1})
+    names = start.trained_parameters("heads")
+    fast = STEPS.model_copy(update={"learning_rate": 0.1, "max_steps": 100})
     settings = TransferConfig(retrain="heads", guard=False, weigh=fast)
     end = weigh(
         lambda: None, start, names, episodes_of(part), None, part.graph_input(rank=16), settings
     )
-    assert end.model is start and end.choice == "transferred" and end.result.steps == 40
-    assert user_ndcg(end.model, [found]).mean() > before + 0.03
+    assert end.model is start and end.choice == "transferred" and end.result.steps == 100
+    assert user_ndcg(end.model, [found]).mean() > before + 0.1
     assert end.result.best_value < 0
 
 
