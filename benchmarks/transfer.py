@@ -17,7 +17,7 @@ from pathlib import Path
 from common import RESULTS
 
 FOLDER = RESULTS / "transfer"
-KEPT = ("runs.csv", "trials.csv", "overlap.csv", "differences.csv", "suite.toml")
+KEPT = ("runs.csv", "curves.csv", "trials.csv", "overlap.csv", "differences.csv", "suite.toml")
 ARM = "final:1"
 MEASURE = "ndcg@20"
 
