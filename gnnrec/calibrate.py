@@ -18,12 +18,13 @@ from gnnrec.config import PretrainConfig, TransferConfig
 from gnnrec.device import numpy_generator
 from gnnrec.episodes import Source, sample_episode
 from gnnrec.features import GraphInput, text_table
-from gnnrec.lessons import Lesson, lesson, ndcg_loss, user_ndcg
+from gnnrec.lessons import Lesson, lessons_of, ndcg_loss, user_ndcg
 from gnnrec.loop import TrainResult, optimise
 from gnnrec.sampling import Episode
-from gnnrec.variation import made_bridge, made_text
+from gnnrec.variation import made_bridge, made_text, with_variants
 
 _VALIDATION_SHARE = 0.15
+_PULL_USERS = 3000  # users of a fit for whom `pull_to_start` is meant as it is
 _DOUBT = 2.0  # standard errors by which a from-scratch fit has to be better to be kept
 _PRETRAINING_USERS = 120  # of one sub-graph: more sub-graphs say more than more users
 
@@ -38,29 +39,30 @@ def pretrain_blend(
     """Learn how to weigh channels on graphs of many sizes, then add the sources' item tables.
 
     Half of the sub-graphs get a bridge from users of the same source who are not in them, to a
-    random share of their items and with another popularity, as a near source would give.
+    random share of their items and with another popularity, as a near source would give. Where
+    texts are read, some are drawn from the source as if its items came in variants.
     """
     lessons: list[Lesson] = []
     total = config.n_lessons * len(sources)
     for number in tqdm(range(total), desc="sampling sub-graphs", delay=1):
         rng = numpy_generator(config.seed, "lessons", number)
         source = sources[number % len(sources)]
+        reads_text = bool(model.config.text_dim) and source.item_text is not None
+        if reads_text and rng.random() < config.variants:
+            source = with_variants(source, rng)
         episode = sample_episode(source, config, rng, device=device)
         bridged, varied = rng.random() < 0.5, rng.random() < config.varied_texts
         bridge = made_bridge(source, episode, rng) if bridged else None
-        if varied and model.config.text_dim and episode.input.item_text is not None:
+        if varied and reads_text:
             episode.input = episode.input.with_text(made_text(source, episode, rng))
         if bridge is not None:
             episode.input.kept["bridges"] = [bridge]
-        drawn = lesson(model, episode, number, max_users=_PRETRAINING_USERS)
+        drawn = next(lessons_of(model, episode, number, max_users=_PRETRAINING_USERS), None)
         if drawn is not None:
             lessons.append(drawn.light())
     n_held_out = max(1, int(len(lessons) * _VALIDATION_SHARE))
     held_out, kept = lessons[:n_held_out], lessons[n_held_out:] or lessons
-    rng = numpy_generator(config.seed, "order")
-    order = np.concatenate(
-        [rng.permutation(len(kept)) for _ in range(-(-config.weigh.max_steps // len(kept)))]
-    )
+    order = _order(len(kept), config.weigh.max_steps, config.seed)
     result = optimise(
         model,
         lambda step: ndcg_loss(model, kept[order[step]]),
@@ -141,22 +143,21 @@ def weigh(
         kept: Holds the lessons for the next call with the same rows and source.
     """
     scratch = config.retrain == "scratch"
-    lessons, n_folds = _lessons(pretrained, episodes, validation, whole, config.seed, kept)
-    folds, every = lessons[:n_folds], lessons
+    folds, held_out = _lessons(pretrained, episodes, validation, whole, config.seed, kept)
 
     def fitted(
         model: ChannelBlend, chosen: list[Lesson], label: str, shown: list[Lesson] | None = None
     ) -> TrainResult:
-        order = numpy_generator(config.seed, "order").integers(
-            0, len(chosen), config.weigh.max_steps
-        )
+        order = _order(len(chosen), config.weigh.max_steps, config.seed)
         names = trained if model is pretrained else model.trained_parameters("scratch")
+        # The start is worth as much as so many users: what more of them say outweighs it.
+        pull = config.weigh.pull_to_start * _PULL_USERS / max(sum(p.n_told for p in chosen), 1)
         return optimise(
             model,
             lambda step: ndcg_loss(model, chosen[order[step]]),
             names,
             (lambda m: -float(user_ndcg(m, shown).mean())) if shown else None,
-            config.weigh,
+            config.weigh.model_copy(update={"pull_to_start": pull}),
             label=label,
             decay_learning_rate=True,
             keep_best=False,
@@ -164,25 +165,36 @@ def weigh(
         )
 
     model, choice, seconds = pretrained, "scratch" if scratch else "transferred", 0.0
-    half = n_folds // 2
+    half = len(folds) // 2
     if config.guard and not scratch and half:
-        alone = [part.without(("bridge",)) for part in lessons]  # a fresh model has none
+        # A fresh model has no bridge.
+        alone = [[part.without(("bridge",)) for part in fold] for fold in folds]
         start = {name: value.clone() for name, value in pretrained.state_dict().items()}
         twin = fresh()
-        seconds = fitted(pretrained, folds[:half], "guard").seconds
-        seconds += fitted(twin, alone[:half], "guard, from scratch").seconds
-        gap = user_ndcg(twin, alone[half:]) - user_ndcg(pretrained, lessons[half:])
+        seconds = fitted(pretrained, _flat(folds[:half]), "guard").seconds
+        seconds += fitted(twin, _flat(alone[:half]), "guard, from scratch").seconds
+        gap = user_ndcg(twin, _flat(alone[half:])) - user_ndcg(pretrained, _flat(folds[half:]))
         pretrained.load_state_dict(start)
         error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
         if gap.mean() > _DOUBT * error:
             model, choice = fresh(), "scratch"
             # What scratch itself would learn from: candidates of other channels are not there.
-            every, n_folds = _lessons(model, episodes, validation, whole, config.seed, None)
-            folds = every[:n_folds]
-    result = fitted(model, folds, f"{config.retrain} weighing", every[n_folds:])
+            folds, held_out = _lessons(model, episodes, validation, whole, config.seed, None)
+    result = fitted(model, _flat(folds), f"{config.retrain} weighing", held_out)
     result.seconds += seconds
-    result.best_value, result.best_step = -float(user_ndcg(model, every).mean()), result.steps
+    value = user_ndcg(model, _flat(folds) + held_out).mean()
+    result.best_value, result.best_step = -float(value), result.steps
     return Weighed(model, result, choice)
+
+
+def _flat(folds: list[list[Lesson]]) -> list[Lesson]:
+    return [part for fold in folds for part in fold]
+
+
+def _order(n: int, n_steps: int, seed: int) -> np.ndarray:
+    """Which of n lessons each step takes, every one as often as any other."""
+    rng = numpy_generator(seed, "order")
+    return np.concatenate([rng.permutation(n) for _ in range(-(-n_steps // n))])
 
 
 def _lessons(
@@ -192,21 +204,24 @@ def _lessons(
     whole: GraphInput,
     seed: int,
     kept: dict[str, Any] | None,
-) -> tuple[list[Lesson], int]:
-    """Make every episode's lesson: those of the folds, how many, then that of the validation rows.
+) -> tuple[list[list[Lesson]], list[Lesson]]:
+    """Make every episode's lessons: those of each fold, and those of the validation rows.
 
     They depend on the model's tables and not on what is fitted, so the modes of one comparison
     share them through `kept`.
     """
     key = (model.fixed_sha256(), seed, len(episodes), str(whole.device))
     if kept is not None and kept.get("lessons", (None,))[0] == key:
-        return cast("tuple[list[Lesson], int]", kept["lessons"][1:])
+        return cast("tuple[list[list[Lesson]], list[Lesson]]", kept["lessons"][1:])
     with torch.no_grad():
         about = model.about(whole)
     parts = episodes if validation is None else [*episodes, validation]
-    drawn = [lesson(model, e, seed + n, about=about) for n, e in enumerate(parts)]
-    lessons = [part.light() for part in drawn if part is not None]
-    n_folds = sum(part is not None for part in drawn[: len(episodes)])
+    drawn = [
+        [part.light() for part in lessons_of(model, episode, seed + number, about=about)]
+        for number, episode in enumerate(parts)
+    ]
+    folds = [fold for fold in drawn[: len(episodes)] if fold]
+    held_out = _flat(drawn[len(episodes) :])
     if kept is not None:
-        kept["lessons"] = (key, lessons, n_folds)
-    return lessons, n_folds
+        kept["lessons"] = (key, folds, held_out)
+    return folds, held_out

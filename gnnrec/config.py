@@ -137,7 +137,10 @@ class PretrainConfig(Settings):
         max_steps=1000,
         evaluate_every=200,
     )
-    n_lessons: int = Field(80, ge=1, description="channels: sub-graphs drawn from each source")
+    n_lessons: int = Field(160, ge=1, description="channels: sub-graphs drawn from each source")
+    variants: float = Field(
+        0.5, ge=0, le=1, description="channels: share of sub-graphs whose items come in variants"
+    )
     varied_texts: float = Field(
         0.6, ge=0, le=1, description="channels: share of sub-graphs whose texts are made up anew"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ _LEAST_VARIANCE = 1e-8
 _FAR = 1e6
 _LARGEST = 3e4  # half of what float16 holds; a spread is 1
 _MAX_SCORES = 2_500_000  # users x items of one lesson, whatever the graph
+_MAX_LESSONS = 6  # of one episode: a large log says enough, and takes its time
 _LEADING = 192  # candidates by all channels with the weights that a fresh model has
 _BY_ONE = 16  # and by each channel alone
 
@@ -69,6 +71,11 @@ class Lesson:
     def n_users(self) -> int:
         """How many users."""
         return len(self.users)
+
+    @property
+    def n_told(self) -> int:
+        """How many of them have a visible interaction: the others say nothing of the channels."""
+        return int((self.channels.user_degrees[torch.from_numpy(self.users)] > 0).sum())
 
     def light(self) -> Lesson:
         """Return it without the channels' own vectors, which a fit does not read."""
@@ -141,37 +148,47 @@ class _Sum(torch.autograd.Function):
         return None, None, of_gates, of_slopes, None
 
 
-def lesson(
+def lessons_of(
     model: ChannelBlend,
     episode: Episode,
     seed: int,
     *,
     about: Tensor | None = None,
     max_users: int = MAX_LESSON_USERS,
-) -> Lesson | None:
-    """Draw some of an episode's users and compute their channels; None where nothing is hidden.
+) -> Iterator[Lesson]:
+    """Draw users of an episode and compute their channels, so many users a lesson.
 
     Args:
         model: Whose channels.
         episode: Visible graph and hidden edges.
         seed: Draws the users.
         about: The context, where it is that of a larger graph (folds of one log share the log's).
-        max_users: How many at most.
+        max_users: How many at most in one lesson.
 
-    Memory: up to 2.5 million scores a channel while it is made, then those of the candidates, in
-    float16.
+    Yields:
+        Up to six lessons that share no user, each made when it is asked for; none where nothing is
+        hidden.
+
+    Memory: up to 2.5 million scores a channel while a lesson is made, then those of the
+    candidates, in float16.
     """
     x = episode.input
     users = np.unique(episode.users)
     if not len(users):
-        return None
+        return
     n = max(1, min(max_users, _MAX_SCORES // x.graph.n_items))
-    if len(users) > n:
-        users = np.sort(numpy_generator(seed, "lesson").choice(users, n, replace=False))
-    keep = np.isin(episode.users, users)
+    users = numpy_generator(seed, "lesson").permutation(users)[: n * _MAX_LESSONS]
     channels = model.channels(x)
     if about is None:
         about = model.about(x)
+    for part in np.array_split(users, -(-len(users) // n)):
+        yield _lesson(channels, about, episode, np.sort(part))
+
+
+def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarray) -> Lesson:
+    """The lesson of some users, in order."""
+    x = episode.input
+    keep = np.isin(episode.users, users)
     with torch.no_grad():
         scores = channels.rows(users)
     row = torch.from_numpy(np.searchsorted(users, episode.users[keep])).to(x.device)

@@ -1,4 +1,4 @@
-"""What a sub-graph of a source might have had: bridges and texts, as pretraining makes them up.
+"""What a source might have had: bridges, texts and variants of items, as pretraining makes them up.
 
 A handful of sources has a handful of ways in which texts and twins matter. Varied at random, a
 blend learns how to trust a channel by what it shows instead of by its name.
@@ -20,6 +20,8 @@ from gnnrec.sampling import Episode
 
 _OTHERS = (500, 8000)  # users whose interactions make an episode's bridge or text
 _DRAWN = (0.7, 0.6, 0.6)  # how often a made text holds the real one, directions, and noise
+_MOST_USERS, _MOST_EDGES = 10_000, 400_000  # of a source whose items come in variants
+_MOST_VARIANTS = 12
 
 
 def made_bridge(source: Source, episode: Episode, rng: np.random.Generator) -> Matched:
@@ -56,6 +58,51 @@ def made_text(source: Source, episode: Episode, rng: np.random.Generator) -> Ten
     parts = (x.item_text, directions @ _tensor(turn[:width].T, x), noise)
     mixed = torch.stack([amount * part for amount, part in zip(amounts, parts, strict=True)])
     return torch.nn.functional.normalize(mixed.sum(dim=0), dim=1)
+
+
+def with_variants(source: Source, rng: np.random.Generator) -> Source:
+    """Return some users of a source as if its items came in variants, as colours and sizes do.
+
+    A random share of the items is split into two to twelve whose texts are close to each other;
+    who chose the item chose one of them, an uneven draw, and perhaps others. Near texts are worth
+    much here, and popular items have them too, which books and films alone would not teach.
+
+    Cost: O(edges of 10,000 users), however large the source is.
+    """
+    chosen = rng.choice(
+        source.n_users, min(_MOST_USERS, source.n_users), replace=False, shuffle=False
+    )
+    edges = source.graph.user_items[np.sort(chosen)].tocoo()
+    users, items = edges.row.astype(np.int64), edges.col.astype(np.int64)
+    if len(users) > _MOST_EDGES:
+        kept = np.sort(rng.choice(len(users), _MOST_EDGES, replace=False))
+        users, items = users[kept], items[kept]
+    codes, items = np.unique(items, return_inverse=True)
+    split = rng.random(len(codes)) < rng.uniform(0.3, 1.0)
+    drawn = np.minimum(rng.geometric(rng.uniform(0.2, 0.7), len(codes)), _MOST_VARIANTS - 1)
+    count = 1 + split * drawn
+    first = np.cumsum(count) - count
+    place = (count[items] * rng.random(len(items)) ** rng.uniform(1.0, 3.0)).astype(np.int64)
+    parts = [(users, first[items] + place)]
+    often = rng.uniform(0.03, 0.5)
+    for step in range(1, int(count.max())):
+        also = (count[items] > step) & (rng.random(len(items)) < often)
+        code = items[also]
+        parts.append((users[also], first[code] + (place[also] + step) % count[code]))
+    text = None
+    if source.item_text is not None:
+        text = source.item_text[codes].repeat(count, axis=0)
+        noise = rng.normal(size=text.shape) / math.sqrt(text.shape[1])
+        known = np.linalg.norm(text, axis=1, keepdims=True) > 0
+        text = text + known * noise * math.sqrt(1.0 / rng.uniform(0.6, 0.95) - 1.0)
+        text /= np.linalg.norm(text, axis=1, keepdims=True) + ~known
+        text = text.astype(np.float32)
+    renamed = rng.permutation(int(count.sum()))  # codes of variants are no neighbours
+    users, items = (np.concatenate(values) for values in zip(*parts, strict=True))
+    if text is not None:
+        text = text[np.argsort(renamed)]
+    name = f"{source.name}, in variants"
+    return Source(name, users, renamed[items], len(chosen), len(renamed), text)
 
 
 def _others(

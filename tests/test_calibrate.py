@@ -13,7 +13,8 @@ from test_pretrain import block_log
 from gnnrec.calibrate import weigh
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig, PretrainConfig, TrainConfig, TransferConfig
-from gnnrec.lessons import lesson, user_ndcg
+from gnnrec.lessons import lessons_of, user_ndcg
+from gnnrec.loop import optimise
 from gnnrec.model import build_model
 from gnnrec.pretrain import pretrain
 from gnnrec.sampling import Episode
@@ -168,9 +169,9 @@ def test_arms_of_one_comparison_share_lessons_and_change_nothing(pretrained, mon
 
     def spy(*args, **more):
         made.append(args)
-        return lesson(*args, **more)
+        return lessons_of(*args, **more)
 
-    monkeypatch.setattr("gnnrec.calibrate.lesson", spy)
+    monkeypatch.setattr("gnnrec.calibrate.lessons_of", spy)
     shared, counts = target_of(), []
     for retrain, changes in (("heads", {}), ("final:1", {}), ("scratch", {}), ("final:1", {}),
                              ("final:1", {"seed": 3})):  # fmt: skip
@@ -229,8 +230,8 @@ def test_weighing_ranks_better_than_the_start_on_edges_it_never_saw(pretrained):
     start.load_state_dict(model.state_dict())
     with torch.no_grad():  # a source where nothing but popularity mattered
         start.log_weight.fill_(-3.0)
-    found = lesson(start, held_out, 0)
-    before = user_ndcg(start, [found]).mean()
+    found = list(lessons_of(start, held_out, 0))
+    before = user_ndcg(start, found).mean()
     names = start.trained_parameters("heads")
     fast = STEPS.model_copy(update={"learning_rate": 0.1, "max_steps": 100})
     settings = TransferConfig(retrain="heads", guard=False, weigh=fast)
@@ -238,8 +239,26 @@ def test_weighing_ranks_better_than_the_start_on_edges_it_never_saw(pretrained):
         lambda: None, start, names, episodes_of(part), None, part.graph_input(rank=16), settings
     )
     assert end.model is start and end.choice == "transferred" and end.result.steps == 100
-    assert user_ndcg(end.model, [found]).mean() > before + 0.1
+    assert user_ndcg(end.model, found).mean() > before + 0.1
     assert end.result.best_value < 0
+
+
+def test_the_start_weighs_as_much_as_so_many_users(pretrained, monkeypatch):
+    model, _ = pretrained
+    pulls = []
+
+    def spy(model, loss, names, value, settings, **more):
+        pulls.append(settings.pull_to_start)
+        return optimise(model, loss, names, value, settings, **more)
+
+    monkeypatch.setattr("gnnrec.calibrate.optimise", spy)
+    target, settings = target_of(), STEPS.model_copy(update={"pull_to_start": 0.6, "max_steps": 1})
+    adapted(model, target=target, weigh=settings, guard=False)
+    told = sum(part.n_told for fold in target.kept["lessons"][1] for part in fold)
+    assert 60 < told <= 180 and pulls == [0.6 * 3000 / told]
+    adapted(model, target=target, weigh=settings)
+    guard, twin, every = pulls[1:]
+    assert guard == twin > every == pulls[0]  # a third of the users in one of three folds
 
 
 def test_folds_share_the_context_of_the_whole_log(pretrained):

@@ -20,7 +20,7 @@ from gnnrec import lessons
 from gnnrec.config import TrainConfig
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
-from gnnrec.lessons import lesson, ndcg_loss, user_ndcg
+from gnnrec.lessons import lessons_of, ndcg_loss, user_ndcg
 from gnnrec.loop import optimise
 from gnnrec.sampling import Episode
 
@@ -32,6 +32,11 @@ def episode_of(seed=0):
     hidden = (np.arange(len(users)) % 4 == 1) & (users != 3)
     visible = BipartiteGraph(users[~hidden], items[~hidden], 9, 14)
     return Episode(GraphInput(visible, x.item_text, spectral_rank=16), users[hidden], items[hidden])
+
+
+def lesson(model, episode, seed=0):
+    (found,) = lessons_of(model, episode, seed)
+    return found
 
 
 def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges():
@@ -51,11 +56,32 @@ def test_a_lesson_holds_the_channels_of_the_users_with_hidden_edges():
         ]
     )
     np.testing.assert_allclose(part.weight, (1 / chance) / (1 / chance).mean())
-    some = lesson(model, episode, 0, max_users=3)
-    assert some.n_users == 3 and set(some.users) < set(part.users)
-    assert len(some.row) == np.isin(episode.users, some.users).sum()
+    assert part.n_told == (x.graph.user_degrees[part.users] > 0).sum()
     nobody = np.zeros(0, dtype=np.int64)
-    assert lesson(model, Episode(x, nobody, nobody), 0) is None
+    assert list(lessons_of(model, Episode(x, nobody, nobody), 0)) == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_lessons_of_an_episode_share_no_user_and_hide_what_it_hides(size, monkeypatch):
+    model, episode = blend_of(1), episode_of(1)
+    whole = lesson(model, episode)
+    monkeypatch.setattr(lessons, "_MAX_LESSONS", 3)
+    parts = list(lessons_of(model, episode, 0, max_users=size))
+    users = np.concatenate([part.users for part in parts])
+    assert len(users) == len(set(users)) == min(3 * size, whole.n_users)
+    assert all(part.n_users <= size for part in parts) and set(users) <= set(whole.users)
+    for part in parts:
+        place = np.searchsorted(whole.users, part.users)
+        assert torch.equal(part.scores, whole.scores[:, place])
+        edges = zip(part.users[part.row.numpy()], part.column.tolist(), strict=True)
+        wanted = [
+            edge
+            for edge in zip(episode.users, episode.items, strict=True)
+            if edge[0] in set(part.users)
+        ]
+        assert sorted(edges) == sorted(wanted)
+    again = lessons_of(model, episode, 1, max_users=size)
+    assert size == 8 or [p.users.tolist() for p in again] != [p.users.tolist() for p in parts]
 
 
 def dense_loss(p, part, episode, score):

@@ -354,6 +354,19 @@ def test_cold_items_are_a_multiple_of_raw_text(folder):
     assert verdict(rows, "recall@20 on items").measured == f"{np.mean(ratios):.2f} times"
 
 
+def test_cold_items_are_also_ranked_among_themselves(copy):
+    measure = "recall@20 on items without interactions, ranked among themselves"
+    assert verdict(read_suite_rows(copy), measure).outcome == OPEN  # not in these rows
+
+    def known(row):
+        reached = "0.3" if row["arm"] == "raw-text" else "0.6"
+        return row | {"recall@20_cold": reached if row["scenario"] == "cold-items" else ""}
+
+    rewrite(copy / "runs.csv", known)
+    found = verdict(read_suite_rows(copy), measure)
+    assert found.measured == "2.00 times" and found.outcome == REACHED
+
+
 def test_a_run_made_again_counts_once(copy):
     rows = list(csv.DictReader((copy / "runs.csv").open()))
     again = rows[0] | {"ndcg@20": "0.75"}

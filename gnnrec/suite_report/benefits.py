@@ -23,7 +23,7 @@ from gnnrec.suite_report.gains import (
     harms,
     trained_share,
 )
-from gnnrec.suite_report.rows import MAIN, SCRATCH, TRANSFER, SuiteRows
+from gnnrec.suite_report.rows import COLD_RECALL, MAIN, RECALL, SCRATCH, TRANSFER, SuiteRows
 
 
 @dataclass(frozen=True)
@@ -222,21 +222,14 @@ def _cost(rows: SuiteRows) -> list[Verdict]:
 
 
 def _cold(rows: SuiteRows) -> list[Verdict]:
-    items, users = cold_items(rows), cold_users(rows)
-    ratios = [1.0 + g.relative for g in items if not math.isnan(g.relative)]
-    ratio = f"{np.mean(ratios):.2f} times" if ratios else DASH
+    users = cold_users(rows)
     worst = min(users, key=lambda g: g.relative, default=None)
     shown = DASH
     if worst is not None:
         shown = f"{worst.text} to {worst.against.key.name} ({worst.cell.key.target})"
     return [
-        Verdict(
-            "the cold",
-            f"recall@20 on items without interactions, to raw text: mean of {len(ratios)}",
-            f"{REACH.cold_items:g} times",
-            ratio,
-            judge(ratios, lambda v: float(np.mean(v)) >= REACH.cold_items),
-        ),
+        _cold_items(rows, RECALL, "in the full ranking"),
+        _cold_items(rows, COLD_RECALL, "ranked among themselves"),
         Verdict(
             "the cold",
             "NDCG@20 of users served from a few interactions and never trained on, to the best "
@@ -246,6 +239,18 @@ def _cold(rows: SuiteRows) -> list[Verdict]:
             judge([g.relative for g in users], lambda v: min(v) > REACH.cold_users),
         ),
     ]
+
+
+def _cold_items(rows: SuiteRows, metric: str, how: str) -> Verdict:
+    found = cold_items(rows, metric)
+    ratios = [1.0 + g.relative for g in found if not math.isnan(g.relative)]
+    return Verdict(
+        "the cold",
+        f"recall@20 on items without interactions, {how}, to raw text: mean of {len(ratios)}",
+        f"{REACH.cold_items:g} times",
+        f"{np.mean(ratios):.2f} times" if ratios else DASH,
+        judge(ratios, lambda v: float(np.mean(v)) >= REACH.cold_items),
+    )
 
 
 def _harm(rows: SuiteRows) -> list[Verdict]:

@@ -113,9 +113,12 @@ def harms(rows: SuiteRows) -> list[Gain]:
     return [pair for pair in pairs if any(pair.cell.choices)] or pairs
 
 
-def cold_items(rows: SuiteRows) -> list[Gain]:
-    """Return recall@20 of the best transfer arm to raw text, on items without interactions."""
-    return gains(rows, COLD_ITEMS, RECALL, opponent=lambda cell: cell.key.arm == "raw-text")
+def cold_items(rows: SuiteRows, metric: str = RECALL) -> list[Gain]:
+    """Return recall@20 of the best transfer arm to raw text, on items without interactions.
+
+    In the full ranking, or with `COLD_RECALL` where they are ranked among themselves.
+    """
+    return gains(rows, COLD_ITEMS, metric, opponent=lambda cell: cell.key.arm == "raw-text")
 
 
 def cold_users(rows: SuiteRows) -> list[Gain]:
