@@ -159,8 +159,13 @@ class TransferConfig(Settings):
     calibrate: TrainConfig = TrainConfig(learning_rate=1e-2, max_steps=200)
     train: TrainConfig = TrainConfig()
     text: TrainConfig = _TEXT
+    # Slopes and networks at the weights' own rate: one fit in ten ran away on a large log.
     weigh: TrainConfig = TrainConfig(
-        learning_rate=3e-2, pull_to_start=3e-3, max_steps=100, evaluate_every=25
+        learning_rate=3e-2,
+        layer_decay=0.5,
+        pull_to_start=3e-3,
+        max_steps=100,
+        evaluate_every=25,
     )
     n_weigh_folds: int = Field(
         10, ge=2, description="channels: parts of the training edges, hidden in turn"
