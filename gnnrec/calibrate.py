@@ -139,7 +139,8 @@ def weigh(
         episodes: Folds of the training rows.
         validation: The training rows' graph and the validation rows; None without any.
         whole: The graph of all training rows, whose context the folds share.
-        config: `weigh`, `guard` and the seed.
+        config: `weigh`, `guard` and the seed; `weigh.pull_to_start` is meant for folds with 3,000
+            users who have a visible interaction: it is divided by how many times that there are.
         kept: Holds the lessons for the next call with the same rows and source.
     """
     scratch = config.retrain == "scratch"
