@@ -3,7 +3,8 @@
     python benchmarks/choosing.py                   # all targets; pretrains ten checkpoints first
     python benchmarks/choosing.py --target ml-100k  # one; may be repeated
 
-Candidates are channel blends, one a source and with or without text; none of a target's own log.
+Candidates are channel blends, one a source and with or without text, made as the shipped ones are
+but for fewer sub-graphs and their own items; none of a target's own log.
 `select` sees a tenth of the target's training interactions and hides parts of it; what is measured
 is NDCG@20 on the untouched test part after `final:1` on the same tenth, without the guard, which
 would put a fresh model in a candidate's place. Nothing is fitted to make the ranking, so no target
@@ -23,10 +24,11 @@ from typing import Any
 import numpy as np
 from common import report
 from scipy.stats import kendalltau
+from zoo import settings
 
 from gnnrec.arms import popularity_arm, prepare, run_arm
 from gnnrec.checkpoint import Checkpoint
-from gnnrec.config import ModelConfig, PretrainConfig, TransferConfig
+from gnnrec.config import TransferConfig
 from gnnrec.runs import pretrain_run
 from gnnrec.select import rank_checkpoints
 from gnnrec.sources import open_log
@@ -43,11 +45,8 @@ def pretrained(source: str, text: bool) -> Checkpoint:
     """Pretrain a blend on one source; kept in runs/ so that all targets share it."""
     folder = FOLDER / f"{source}.{'text' if text else 'graph'}"
     if not folder.is_dir():
-        reads = {"text_dim": 384, "text_model": DEFAULT_TEXT_MODEL} if text else {}
-        model = ModelConfig.model_validate({"encoder": "channels"} | reads)
-        config = PretrainConfig(
-            model=model, keep_low=0.02, min_users=300, max_users=4_000, n_lessons=40
-        )
+        config = settings("channels", text, quick=False)
+        config = config.model_copy(update={"n_lessons": 40, "bridge_items": 10_000})
         pretrain_run([open_log(source)], config, name=folder.name).save(folder)
     return Checkpoint.load(folder)
 

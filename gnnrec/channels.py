@@ -273,12 +273,13 @@ class Channels:
 
         Cost and memory: one full row of scores a user and channel.
         """
-        out = torch.zeros(len(NAMES), len(users), self.graph.n_items, device=self.device)
+        out = torch.empty(len(NAMES), len(users), self.graph.n_items, device=self.device)
         index = torch.from_numpy(users).to(self.device)
         for place, channel in enumerate(self.parts):
             if channel is None:
+                out[place] = 0.0
                 continue
-            out[place] = channel.scores.users[index] @ channel.scores.items.T
+            torch.matmul(channel.scores.users[index], channel.scores.items.T, out=out[place])
             for part in channel.scores.full_rank():
                 if isinstance(part, (Walk, Similarity)) and len(users):
                     start = sp.csr_array(rows_of(part.start, users) * np.float32(channel.scale))

@@ -163,9 +163,9 @@ class TransferConfig(Settings):
     weigh: TrainConfig = TrainConfig(
         learning_rate=3e-2,
         layer_decay=0.5,
-        pull_to_start=3e-3,
-        max_steps=100,
-        evaluate_every=25,
+        pull_to_start=2e-3,
+        max_steps=300,
+        evaluate_every=50,
     )
     n_weigh_folds: int = Field(
         10, ge=2, description="channels: parts of the training edges, hidden in turn"

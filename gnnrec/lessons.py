@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from gnnrec.blend import START, ChannelBlend
 from gnnrec.channels import NAMES, Channels
@@ -33,6 +34,7 @@ _MAX_SCORES = 2_500_000  # users x items of one lesson, whatever the graph
 _MAX_LESSONS = 6  # of one episode: a large log says enough, and takes its time
 _LEADING = 192  # candidates by all channels with the weights that a fresh model has
 _BY_ONE = 16  # and by each channel alone
+_AT_ONCE = 64  # users whose whole rankings are in memory at a time: more leave the cache
 
 
 @dataclass(frozen=True)
@@ -188,25 +190,28 @@ def lessons_of(
 def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarray) -> Lesson:
     """The lesson of some users, in order."""
     x = episode.input
+    n, n_items = len(users), x.graph.n_items
     keep = np.isin(episode.users, users)
-    with torch.no_grad():
-        scores = channels.rows(users)
-    row = torch.from_numpy(np.searchsorted(users, episode.users[keep])).to(x.device)
-    item = torch.from_numpy(episode.items[keep]).to(x.device)
-    valid = unseen(sp.csr_array(x.graph.user_items[users]), x.device)
+    row = np.searchsorted(users, episode.users[keep])
+    hidden = BipartiteGraph(row, episode.items[keep], n, n_items).user_items
     table = {"degrees": channels.item_degrees[None], "popularity": channels.popularity[None]}
-    column = item
-    if x.graph.n_items > 2 * _LEADING:
-        found = _candidates(channels, scores, valid, (row, item))
-        count = found.sum(dim=1)
-        places = torch.arange(int(count.max()), device=x.device).expand(len(users), -1)
-        codes = torch.zeros_like(places)
-        filled = places < count[:, None]
-        codes[filled] = torch.nonzero(found)[:, 1]
-        scores = scores.gather(2, codes.expand(len(NAMES), -1, -1))
-        valid = valid.gather(1, codes) & filled
+    if n_items > 2 * _LEADING:
+        parts = [
+            _candidates(channels, users[part], hidden[part])
+            for part in np.array_split(np.arange(n), -(-n // _AT_ONCE))
+        ]
+        width = max(codes.shape[1] for codes, _, _, _ in parts)
+        codes, valid, scores = (
+            torch.cat([pad(t, (0, width - t.shape[-1])) for t in tables], dim=-2)
+            for tables in list(zip(*parts, strict=True))[:3]
+        )
+        column = torch.cat([part[3] for part in parts])
         table = {name: values[0][codes] for name, values in table.items()}
-        column = found.cumsum(dim=1)[row, item] - 1
+    else:
+        with torch.no_grad():
+            scores = _stored(channels.rows(users))
+        valid = unseen(sp.csr_array(x.graph.user_items[users]), x.device)
+        column = torch.from_numpy(hidden.indices.astype(np.int64)).to(x.device)
     # Hiding edges at random picks active users, but a test scores all users alike: a user counts
     # by the inverse of the chance that any of its edges is hidden.
     share = len(episode.users) / max(len(episode.users) + x.graph.n_edges, 1)
@@ -216,13 +221,17 @@ def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarr
         channels,
         about,
         users,
-        scores.clamp(-_LARGEST, _LARGEST).half(),
+        scores,
         valid=valid,
-        row=row,
+        row=torch.from_numpy(np.repeat(np.arange(n), np.diff(hidden.indptr))).to(x.device),
         column=column,
         weight=weight / weight.mean(),
         **table,
     )
+
+
+def _stored(scores: Tensor) -> Tensor:
+    return scores.clamp_(-_LARGEST, _LARGEST).half()
 
 
 def unseen(seen: sp.csr_array, device: torch.device) -> Tensor:
@@ -234,10 +243,19 @@ def unseen(seen: sp.csr_array, device: torch.device) -> Tensor:
     return valid
 
 
+@torch.no_grad()
 def _candidates(
-    channels: Channels, scores: Tensor, valid: Tensor, hidden: tuple[Tensor, Tensor]
-) -> Tensor:
-    """(n, n_items) bool: the items that could be among a user's first, whatever the weights."""
+    channels: Channels, users: np.ndarray, hidden: sp.csr_array
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The items that could be among some users' first, whatever the weights.
+
+    Returns:
+        (n, m) int64 item codes in order, (n, m) bool whether a place holds one,
+        (n_channels, n, m) float16 scores, and the places among them of the hidden edges, (e,).
+    """
+    scores = channels.rows(users)
+    device = scores.device
+    valid = unseen(sp.csr_array(channels.graph.user_items[users]), device)
     total = torch.log1p(channels.item_degrees).expand(len(valid), -1).clone()
     for name, values in zip(NAMES, scores, strict=True):
         total.add_(values, alpha=math.exp(START[name]))
@@ -249,8 +267,17 @@ def _candidates(
         first = torch.topk(values.masked_fill(~valid, -torch.inf), k, dim=1).indices
         found.scatter_(1, first, True)
     found &= valid
-    found[hidden] = True
-    return found
+    edges = hidden.tocoo()
+    row, item = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (edges.row, edges.col))
+    found[row, item] = True
+    count = found.sum(dim=1)
+    places = torch.arange(int(count.max()), device=device).expand(len(users), -1)
+    filled = places < count[:, None]
+    codes = torch.zeros_like(places)
+    codes[filled] = torch.nonzero(found)[:, 1]
+    scores = _stored(scores.gather(2, codes.expand(len(NAMES), -1, -1)))
+    column = found.cumsum(dim=1)[row, item] - 1
+    return codes, valid.gather(1, codes) & filled, scores, column
 
 
 def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
