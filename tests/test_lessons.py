@@ -197,7 +197,9 @@ def test_scoring_leaves_a_lessons_scores_as_they_are():
     assert torch.equal(ndcg_loss(model, single), ndcg_loss(model, part))
 
 
-def test_candidates_are_as_good_as_the_whole_catalogue(monkeypatch):
+@pytest.mark.parametrize("at_once", [64, 7])  # in one part, and in parts of unequal width
+def test_candidates_are_as_good_as_the_whole_catalogue(at_once, monkeypatch):
+    monkeypatch.setattr(lessons, "_AT_ONCE", at_once)
     graph = random_graph(5, n_users=40, n_items=300, density=0.06)
     users, items = graph.edges()
     hidden = np.arange(len(users)) % 4 == 1
