@@ -165,7 +165,7 @@ class TransferConfig(Settings):
         layer_decay=0.5,
         pull_to_start=2e-3,
         max_steps=300,
-        evaluate_every=50,
+        evaluate_every=25,
     )
     n_weigh_folds: int = Field(
         10, ge=2, description="channels: parts of the training edges, hidden in turn"
