@@ -75,7 +75,7 @@ def space_of(model: Transferable, retrain: str | None) -> Space:
         space = {
             "weigh.learning_rate": Range(5e-3, 1e-1),
             "weigh.pull_to_start": Range(1e-4, 3e-1),
-            "weigh.max_steps": Range(20, 200),
+            "weigh.max_steps": Range(50, 600),
         }
     if retrain is None:
         space["retrain"] = Choice(("zero-shot", "heads", *layers, "full"))
