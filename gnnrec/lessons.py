@@ -171,8 +171,8 @@ def lessons_of(
         Up to six lessons that share no user, each made when it is asked for; none where nothing is
         hidden.
 
-    Memory: up to 2.5 million scores a channel while a lesson is made, then those of the
-    candidates, in float16.
+    Memory: whole rankings of 64 users, or of all where items are few, while a lesson is made, then
+    the scores of the candidates, in float16.
     """
     x = episode.input
     users = np.unique(episode.users)
@@ -187,6 +187,7 @@ def lessons_of(
         yield _lesson(channels, about, episode, np.sort(part))
 
 
+@torch.no_grad()
 def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarray) -> Lesson:
     """The lesson of some users, in order."""
     x = episode.input
@@ -208,8 +209,7 @@ def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarr
         column = torch.cat([part[3] for part in parts])
         table = {name: values[0][codes] for name, values in table.items()}
     else:
-        with torch.no_grad():
-            scores = _stored(channels.rows(users))
+        scores = _stored(channels.rows(users))
         valid = unseen(sp.csr_array(x.graph.user_items[users]), x.device)
         column = torch.from_numpy(hidden.indices.astype(np.int64)).to(x.device)
     # Hiding edges at random picks active users, but a test scores all users alike: a user counts
@@ -243,7 +243,6 @@ def unseen(seen: sp.csr_array, device: torch.device) -> Tensor:
     return valid
 
 
-@torch.no_grad()
 def _candidates(
     channels: Channels, users: np.ndarray, hidden: sp.csr_array
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
