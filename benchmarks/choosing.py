@@ -7,9 +7,10 @@ Candidates are channel blends, one a source and with or without text, made as th
 but for fewer sub-graphs and their own items; none of a target's own log.
 `select` sees a tenth of the target's training interactions and hides parts of it; what is measured
 is NDCG@20 on the untouched test part after `final:1` on the same tenth, without the guard, which
-would put a fresh model in a candidate's place. Nothing is fitted to make the ranking, so no target
-has to be left out. A row a target and candidate goes to results/choosing.csv when all are made;
-checkpoints and finished targets stay in runs/choosing, and are not made twice.
+would put a fresh model in a candidate's place. Nothing is fitted over targets to make the ranking,
+so none has to be left out. Tau is that of the means over seeds. A row a target, candidate and seed
+goes to results/choosing.csv; checkpoints and what was measured stay in runs/choosing, and are not
+made twice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from common import report
 from scipy.stats import kendalltau
 from zoo import settings
 
-from gnnrec.arms import popularity_arm, prepare, run_arm
+from gnnrec.arms import Prepared, popularity_arm, prepare, run_arm
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig
 from gnnrec.runs import pretrain_run
@@ -37,7 +38,7 @@ from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder
 
 SOURCES = ("goodbooks-10k", "ml-1m", "online-retail", "movietweetings-100k", "ifdb")
 TARGETS = ("ml-latest-small", "ml-100k", "online-retail", "movietweetings-100k", "ifdb")
-FRACTION, N_SEEDS = 0.1, 2
+FRACTION, N_SEEDS = 0.1, 4
 FOLDER = Path("runs/choosing")
 
 
@@ -51,14 +52,31 @@ def pretrained(source: str, text: bool) -> Checkpoint:
     return Checkpoint.load(folder)
 
 
+def measured(name: str, seed: int, prepared: Prepared, config: TransferConfig) -> dict[str, float]:
+    """Return NDCG@20 of each candidate, and of popularity, after fine-tuning; made once."""
+    path = FOLDER / f"{name}.{seed}.json"
+    if not path.is_file():
+        found = {"popularity": popularity_arm(prepared).results.metrics["ndcg@20"]}
+        for candidate in candidates_for(name):
+            arm = run_arm(prepared, candidate, config)
+            found[candidate.name] = arm.results.metrics["ndcg@20"]
+            print(name, seed, candidate.name, found[candidate.name], file=sys.stderr)
+        with whole_file(path) as work:
+            work.write_text(json.dumps(found), encoding="utf-8")
+    values: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def candidates_for(target: str) -> list[Checkpoint]:
+    """The blends of all sources but the target itself."""
+    return [pretrained(name, text) for name in SOURCES if name != target for text in (True, False)]
+
+
 def rows_of(target: str) -> list[dict[str, Any]]:
     """Rank the candidates for a target, and measure each of them on it."""
     log = open_log(target)
-    candidates = [
-        pretrained(source, text) for source in SOURCES if source != target for text in (True, False)
-    ]
-    found: dict[str, list[list[float]]] = {c.name: [] for c in candidates}
-    popularity, seconds = [], []
+    candidates = candidates_for(target)
+    told, found, seconds = [], [], []
     for seed in range(N_SEEDS):
         config = TransferConfig(
             fraction=FRACTION, seed=seed, split_seed=seed, retrain="final:1", guard=False
@@ -68,39 +86,31 @@ def rows_of(target: str) -> list[dict[str, Any]]:
         small = dataclasses.replace(log, interactions=log.interactions.select(kept))
         ranked = rank_checkpoints(small, candidates)
         seconds.append(ranked["seconds"]["total"] - ranked["seconds"]["features"])
-        told = {row["name"]: row["ndcg@20"] for row in ranked["candidates"]}
-        popularity.append(popularity_arm(prepared).results.metrics["ndcg@20"])
-        for candidate in candidates:
-            arm = run_arm(prepared, candidate, config)
-            found[candidate.name].append([told[candidate.name], arm.results.metrics["ndcg@20"]])
-            print(target, seed, candidate.name, found[candidate.name][-1], file=sys.stderr)
-    means = {name: np.mean(values, axis=0) for name, values in found.items()}
-    tau = kendalltau(*np.array(list(means.values())).T).statistic
+        told.append({row["name"]: row["ndcg@20"] for row in ranked["candidates"]})
+        found.append(measured(target, seed, prepared, config))
+
+    names = [candidate.name for candidate in candidates]
+    pairs = [
+        np.mean([[value[name] for name in names] for value in values], axis=0)
+        for values in (told, found)
+    ]
+    tau = kendalltau(*pairs).statistic
+    print(f"{target}: tau {tau:.3f}", file=sys.stderr)
     return [
         {
             "target": target,
             "candidate": name,
             "fraction": FRACTION,
-            "n_seeds": N_SEEDS,
-            "select_ndcg@20": f"{values[0]:.5f}",
-            "measured_ndcg@20": f"{values[1]:.5f}",
-            "popularity_ndcg@20": f"{np.mean(popularity):.5f}",
-            "select_seconds": f"{np.mean(seconds):.1f}",
+            "seed": seed,
+            "select_ndcg@20": f"{told[seed][name]:.5f}",
+            "measured_ndcg@20": f"{found[seed][name]:.5f}",
+            "popularity_ndcg@20": f"{found[seed]['popularity']:.5f}",
+            "select_seconds": f"{seconds[seed]:.1f}",
             "kendall_tau": f"{tau:.3f}",
         }
-        for name, values in means.items()
+        for name in names
+        for seed in range(N_SEEDS)
     ]
-
-
-def kept_rows(target: str) -> list[dict[str, Any]]:
-    """The rows of a target, made once."""
-    path = FOLDER / f"{target}.json"
-    if not path.is_file():
-        text = json.dumps(rows_of(target))
-        with whole_file(path) as work:
-            work.write_text(text, encoding="utf-8")
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return rows
 
 
 def main() -> None:
@@ -110,7 +120,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args()
     targets = arguments.target or TARGETS
-    rows = [row for target in targets for row in kept_rows(target)]
+    rows = [row for target in targets for row in rows_of(target)]
     taus = np.array(list({row["target"]: float(row["kendall_tau"]) for row in rows}.values()))
     rng = np.random.default_rng(0)
     means = rng.choice(taus, (10_000, len(taus))).mean(axis=1)

@@ -166,3 +166,25 @@ def shipped() -> pd.DataFrame:
         found = runs[runs["arm"] == arm].set_index(keys).rename(columns=ends)
         table[f"{arm} to scratch"] = percent(found).reindex(table.index).fillna("")
     return table.rename(index=lambda fraction: f"{100 * fraction:g} %", level="fraction")
+
+
+def choosing() -> pd.DataFrame:
+    """How far the ranking of `gnnrec select` agrees with measured gains, target by target."""
+    rows = read("choosing.csv")
+    means = rows.groupby(["target", "candidate"], as_index=False).mean(numeric_only=True)
+    targets, measured = means.groupby("target"), means["measured_ndcg@20"]
+    table = pd.DataFrame(
+        {
+            "candidates": targets.size().astype(float),
+            "Kendall's tau": targets["kendall_tau"].first(),
+            "popularity": targets["popularity_ndcg@20"].first(),
+            "the one that select puts first": targets["select_ndcg@20"].idxmax().map(measured),
+            "all of them, mean": targets["measured_ndcg@20"].mean(),
+            "the best": targets["measured_ndcg@20"].max(),
+        }
+    )
+    table.loc["mean over targets"] = table.mean()
+    digits = {"candidates": 0, "Kendall's tau": 2}
+    for name, column in table.items():
+        table[name] = [f"{value:.{digits.get(str(name), 4)}f}" for value in column]
+    return table.rename_axis("target")

@@ -104,6 +104,11 @@ class Lesson:
 
     def scored(self, model: ChannelBlend) -> Tensor:
         """Return (n, m) scores, -inf where nothing is; gradients reach the weights."""
+        personal, bias = self.summands(model)
+        return (personal + bias).masked_fill(~self.valid, -torch.inf)
+
+    def summands(self, model: ChannelBlend) -> tuple[Tensor, Tensor]:
+        """Return what `scored` adds up: the channels' sum (n, m) and the bias (1 or n, m)."""
         index = torch.from_numpy(self.users).to(self.context.device)
         degrees = self.channels.user_degrees[index]
         gates, slopes = model.gates_and_slopes(self.channels, self.context, degrees)
@@ -111,7 +116,7 @@ class Lesson:
         present = [place for place, there in enumerate(self.channels.present) if there]
         logs = torch.log1p(self.degrees)
         total: Tensor = _Sum.apply(self.scores, present, gates, slopes, logs)  # type: ignore[no-untyped-call]
-        return (total + bias).masked_fill(~self.valid, -torch.inf)
+        return total, bias
 
 
 class _Sum(torch.autograd.Function):
@@ -323,16 +328,18 @@ def user_ndcg(model: ChannelBlend, parts: list[Lesson]) -> np.ndarray:
     values = []
     for part in parts:
         with torch.no_grad():
-            scores = part.scored(model)
-        n, m = scores.shape
-        _, top = top_k_from(
-            lambda rows, scores=scores: scores[int(rows[0]) : int(rows[-1]) + 1],  # type: ignore[misc]
-            n,
-            m,
-            min(_K, m),
-        )
-        relevant = BipartiteGraph(
-            part.row.cpu().numpy(), part.column.cpu().numpy(), n, m
-        ).user_items
-        values.append(per_user_metrics(top, relevant, (_K,))[f"ndcg@{_K}"] * part.weight)
+            values.append(ranked_ndcg(part.scored(model), part) * part.weight)
     return np.concatenate(values)
+
+
+def ranked_ndcg(scores: Tensor, part: Lesson) -> np.ndarray:
+    """Return NDCG@20 of every user of a lesson by its (n, m) scores, (n,) float64, unweighted."""
+    n, m = scores.shape
+    _, top = top_k_from(
+        lambda rows: scores[int(rows[0]) : int(rows[-1]) + 1],
+        n,
+        m,
+        min(_K, m),
+    )
+    relevant = BipartiteGraph(part.row.cpu().numpy(), part.column.cpu().numpy(), n, m).user_items
+    return per_user_metrics(top, relevant, (_K,))[f"ndcg@{_K}"]

@@ -131,6 +131,24 @@ def test_counts_of_gains_and_losses(helper):
     )
 
 
+def test_what_select_puts_first_is_one_of_its_candidates(helper):
+    rows = helper("rows")
+    found, table = rows.read("choosing.csv"), rows.choosing()
+    assert list(table.index[:-1]) == sorted(set(found["target"]))
+    for target, row in table.iloc[:-1].iterrows():
+        some = found[found["target"] == target]
+        told, measured = (
+            {name: rows.pd.Series.mean(each[column]) for name, each in some.groupby("candidate")}
+            for column in ("select_ndcg@20", "measured_ndcg@20")
+        )
+        assert row["candidates"] == str(len(told))
+        assert row["the best"] == f"{max(measured.values()):.4f}"
+        first = max(told, key=told.get)
+        assert row["the one that select puts first"] == f"{measured[first]:.4f}"
+    mean = found.drop_duplicates("target")["kendall_tau"].mean()
+    assert table.loc["mean over targets", "Kendall's tau"] == f"{mean:.2f}"
+
+
 def test_a_server_that_ends_at_once_fails_its_page(helper, tmp_path):
     with pytest.raises(RuntimeError, match="exit code 2"):
         helper("running").started("serve", str(tmp_path / "nowhere"))

@@ -134,6 +134,28 @@ def test_channel_rows_rank_as_the_whole_model_does(words, monkeypatch):
         assert chunked[name] == pytest.approx(fast[name], abs=2e-3)
 
 
+def test_how_far_a_checkpoint_leaves_popularity_is_not_held_against_it(words, monkeypatch):
+    log = log_of(text=True)
+    mixed = [checkpoint_of("text", text=True, seed=2), Checkpoint("filter", *filter_of())]
+    at = {}
+    for strength in (0.25, 1.0):
+        monkeypatch.setattr(select, "_STRENGTHS", (strength,))
+        at[strength] = rows_by_name(rank_checkpoints(log, mixed))
+        assert {row["strength"] for row in at[strength].values()} == {strength}
+    monkeypatch.setattr(select, "_STRENGTHS", (0.25, 1.0))
+    for name, row in rows_by_name(rank_checkpoints(log, mixed)).items():
+        best = max(at.values(), key=lambda rows: rows[name]["ndcg@20"])[name]
+        assert (row["ndcg@20"], row["strength"]) == (best["ndcg@20"], best["strength"])
+    # Four times as sure, and counted by a quarter: the same scores.
+    monkeypatch.setattr(select, "_STRENGTHS", (0.25,))
+    sure = checkpoint_of(
+        "text", text=True, seed=2, change=lambda p: p["log_weight"].add_(math.log(4))
+    )
+    again = rank_checkpoints(log, [sure])["candidates"][0]
+    assert again["ndcg@20"] == pytest.approx(at[1.0]["text"]["ndcg@20"], abs=1e-3)
+    assert at[0.25]["text"]["ndcg@20"] != at[1.0]["text"]["ndcg@20"]
+
+
 @pytest.mark.parametrize("text", [False, True])
 def test_blends_share_one_graph_and_its_part(words, monkeypatch, text):
     made = []
