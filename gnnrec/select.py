@@ -88,17 +88,16 @@ def rank_checkpoints(
         device: auto, cpu or cuda.
 
     Returns:
-        `candidates` best first, each with `name`, `strength`, the best one, and, there, `ndcg@20`,
-        its `standard_error`, `difference` to
-        the best and `difference_error`, `tied`, `reads_text`, `text` ("used", "silent": the target
-        has none, "not read") and `saw_target` (it was pretrained on this log, hidden part included:
-        a source of the same three counts, or of the same registered name); `best`, `tied` with it,
-        `popularity` with the same four numbers, `target_has_text`, `n_test_users`, `n_seeds`,
-        `seconds` and the target's counts.
+        `candidates` best first, each with `name`, its best `strength` and there its `ndcg@20` and
+        `standard_error`, its `difference` to the best and `difference_error`, `tied`,
+        `reads_text`, `text` ("used", "silent": the target has none, "not read") and `saw_target`
+        (it was pretrained on this log, hidden part included: a source of the same three counts, or
+        of the same registered name); `best`, `tied` with it, `popularity` with the same four
+        numbers, `target_has_text`, `n_test_users`, `n_seeds`, `seconds` and the target's counts.
 
         Cost: encoding the item texts once ever, then for each seed the decompositions of one graph
         and of its part (blends that differ in their weights alone share them), and a product of a
-        few numbers a user and item for each candidate.
+        few numbers a user and item for each candidate, ranked four times.
 
     Raises:
         ConfigError: No checkpoint, two of one name, or no seed.
