@@ -362,7 +362,7 @@ def selection_lines(report: dict[str, Any]) -> list[str]:
     table = [
         {
             "checkpoint": row["name"],
-            "strength": row.get("strength", ""),
+            "strength": f"{row['strength']:g}" if "strength" in row else "",
             f"ndcg@{K}": row[f"ndcg@{K}"],
             "to the best": f"{row['difference']:+.4f}",
             "+-": row["difference_error"],
