@@ -9,9 +9,9 @@ but for fewer sub-graphs and their own items; none of a target's own log.
 is NDCG@20 on the untouched test part after `final:1` on the same tenth, without the guard, which
 would put a fresh model in a candidate's place. No number is fitted over targets to make the
 ranking; how much `select` hides and its strengths were decided on seeds 0 and 1 of these targets,
-seeds 2 and 3 were not looked at before. Tau is that of the means over seeds. A row a target, candidate and seed
-goes to results/choosing.csv; checkpoints and what was measured stay in runs/choosing, and are not
-made twice.
+seeds 2 and 3 were not looked at before. Tau is that of the means over seeds. A row a target,
+candidate and seed goes to results/choosing.csv; checkpoints and what was measured stay in
+runs/choosing, and are not made twice.
 """
 
 from __future__ import annotations
