@@ -34,7 +34,8 @@ _SHARE = 0.2  # of every user's interactions, hidden
 _MAX_USERS = 1_500  # ranked with one seed
 _CHUNK_SCORES = 2_000_000  # of one channel, in memory at a time
 _NOISE = 2.0  # standard errors
-_STRENGTHS = (0.125, 0.25, 0.5, 1.0)  # of what is personal, beside the items' bias
+# Of what is personal, beside the items' bias; of equally good ones the first is named.
+_STRENGTHS = (1.0, 0.5, 0.25, 0.125)
 
 
 @dataclass

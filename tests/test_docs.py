@@ -138,7 +138,7 @@ def test_what_select_puts_first_is_one_of_its_candidates(helper):
     for target, row in table.iloc[:-1].iterrows():
         some = found[found["target"] == target]
         told, measured = (
-            {name: rows.pd.Series.mean(each[column]) for name, each in some.groupby("candidate")}
+            {name: each[column].mean() for name, each in some.groupby("candidate")}
             for column in ("select_ndcg@20", "measured_ndcg@20")
         )
         assert row["candidates"] == str(len(told))

@@ -84,7 +84,7 @@ def rows_by_name(report):
 def test_a_broken_checkpoint_is_last_and_not_by_noise():
     found = rank_checkpoints(log_of(), [broken(), checkpoint_of("a"), checkpoint_of("b", seed=1)])
     last = found["candidates"][-1]
-    assert last["name"] == "broken" and not last["tied"]
+    assert last["name"] == "broken" and not last["tied"] and last["strength"] == 1.0
     assert last["difference"] < -5 * last["difference_error"]
     assert last["ndcg@20"] == pytest.approx(found["popularity"]["ndcg@20"])
     assert found["best"] == found["candidates"][0]["name"] in ("a", "b")
