@@ -9,9 +9,6 @@ CC BY, CC BY-SA; nothing of MovieLens, Gowalla or Yelp). They carry no item tabl
 blends hold is how to weigh a graph's layers, under a thousand numbers; what the collaborative
 filter and the two towers hold is how to read texts and how to join them; none has a row, id or text
 of a source. A row each goes to benchmarks/results/zoo.csv when all are made.
-
-The channel blends that ship were made when a lesson's users were drawn in another order: made
-again, they are other draws of the same recipe, and their numbers differ as between two seeds.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ from gnnrec.scores import ScoreVectors, Similarity, Walk
 START = {
     "filter": -1.5,
     "near_text": -2.5,
-    "low16": -2.5,
     "low64": -2.5,
     "ridge": -2.5,
+    "counts": -2.5,
     "text": -1.5,
     "deep_text": -1.5,
     "taste": -2.5,
@@ -43,23 +43,51 @@ _KEPT_OUT = ("filter.",)
 Kept = TypeVar("Kept")
 
 
-class PriorCounts(nn.Module):
-    """b_i = log(d_i + exp(own) + exp(source) s_i), s_i the popularity of i's twin.
+class ShrunkCounts(nn.Module):
+    """b_i = log(d_i + a) + log(e_i) - log(e_i + a): counts drawn to what a source says of an item.
 
-    Popularity as a posterior mean: the twin's popularity in a source counts as interactions that
-    were seen before, and fades where the target's own say more.
+    A count is Poisson, its rate has a Gamma distribution of mean e_i and shape a, and b_i is the
+    log of the posterior mean (Clayton and Kaldor 1987, Biometrics 43, with e_i for the expected
+    count). e_i is the twin's popularity in a source times exp(scale) and what such items have here
+    by unit of it, or where there is no twin the mean count of the others. The shape is exp(source),
+    or exp(prior). What a source makes popular is first where little was seen, and is not where much
+    was seen and it was absent, however popular it is there.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.log_prior = nn.Parameter(torch.tensor(0.0))
-        self.log_source = nn.Parameter(torch.tensor(-1.0))
+        self.log_source = nn.Parameter(torch.tensor(0.0))
+        self.log_scale = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, degrees: Tensor, popularity: Tensor, shift: Tensor) -> Tensor:
-        """Return what has the shape of `degrees`; `shift` (2,) is added to prior and source."""
+    def forward(
+        self, degrees: Tensor, popularity: Tensor, shift: Tensor, means: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Return what has the shape of `degrees`.
+
+        Args:
+            degrees: Items' counts.
+            popularity: That of their twins, zero without one.
+            shift: (2,), added to prior and source.
+            means: See `Channels.means`.
+        """
         prior = (self.log_prior + shift[0]).clamp(-8.0, 6.0).exp()
         source = (self.log_source + shift[1]).clamp(-8.0, 6.0).exp()
-        return torch.log(degrees + prior + source * popularity)
+        scale = self.log_scale.clamp(-8.0, 6.0).exp()
+        return shrunk_counts(degrees, popularity, means, (prior, source, scale))
+
+
+def shrunk_counts(
+    degrees: Tensor,
+    popularity: Tensor,
+    means: tuple[Tensor, Tensor],
+    numbers: tuple[Tensor | float, Tensor | float, Tensor | float],
+) -> Tensor:
+    """`ShrunkCounts` with the shape without a twin, with one, and the scale, as they are."""
+    twin = popularity > 0
+    expected = torch.where(twin, numbers[2] * means[0] * popularity, means[1])
+    shape = torch.where(twin, numbers[1], numbers[0])
+    return torch.log(degrees + shape) + torch.log(expected) - torch.log(expected + shape)
 
 
 class ChannelBlend(nn.Module):
@@ -89,7 +117,7 @@ class ChannelBlend(nn.Module):
         self.log_weight = nn.Parameter(torch.tensor([START[name] for name in NAMES]))
         self.user_slope = nn.Parameter(torch.zeros(n))
         self.item_slope = nn.Parameter(torch.zeros(n))
-        self.bias = PriorCounts()
+        self.bias = ShrunkCounts()
         self.gate_network = _network(1 + _N_ABOUT, 1)
         self.slope_network = _network(_N_ABOUT, 1)
         self.bias_network = _network(N_GRAPH + 2, 2)
@@ -161,7 +189,7 @@ class ChannelBlend(nn.Module):
         """Return the gates (n, n_channels) and (n_items, n_channels), and the bias (n_items,)."""
         gates, slopes = self.gates_and_slopes(channels, about, user_degrees)
         items = (torch.log1p(channels.item_degrees)[:, None] * slopes).exp()
-        return gates, items, self.item_bias(about, channels.item_degrees, channels.popularity)
+        return gates, items, self.item_bias(channels, about)
 
     def gates_and_slopes(
         self, channels: Channels, about: Tensor, user_degrees: Tensor
@@ -172,9 +200,13 @@ class ChannelBlend(nn.Module):
         gates = self._gates(told, degrees).index_select(0, place)
         return gates, self.item_slope + 0.3 * self.slope_network(told)[:, 0]
 
-    def item_bias(self, about: Tensor, degrees: Tensor, popularity: Tensor) -> Tensor:
-        """Return the bias of items of some degrees, and popularity of their twins."""
-        bias: Tensor = self.bias(degrees, popularity, self.bias_network(graph_part(about)))
+    def item_bias(
+        self, channels: Channels, about: Tensor, some: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return the bias of all items, or of some of these degrees and popularity of twins."""
+        counts = (channels.item_degrees, channels.popularity) if some is None else some
+        shift = self.bias_network(graph_part(about))
+        bias: Tensor = self.bias(*counts, shift, channels.means())
         return bias
 
     def _gates(self, told: Tensor, degrees: Tensor) -> Tensor:
@@ -228,7 +260,7 @@ class ChannelBlend(nn.Module):
     def trained_parameters(self, retrain: Retrain, n_layers: int = 0) -> list[str]:
         """Names of the parameters that a retraining mode trains, in a stable order.
 
-        heads: the channels' weights and the popularity prior. final: also how they depend on the
+        heads: the channels' weights and the popularity priors. final: also how they depend on the
         nodes' degrees, which stands for the layers. full and scratch: also the networks that read
         the context. The filter's own numbers and the bridges stay.
 

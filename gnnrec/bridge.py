@@ -11,8 +11,8 @@ from gnnrec.features import GraphInput
 
 BRIDGE_RANK = 64
 _SAME = 0.85  # cosine of two sentence vectors from which they are taken for one thing
-_CHUNK = 1024
-_N_LEADING = 128
+_CHUNK = 256
+_N_LEADING = 64
 _ROUNDING = 1e-3
 _EXPONENTS = (0.29, 0.42)
 _LOG2_RIDGE = -4.1
@@ -90,7 +90,7 @@ class Bridge(nn.Module):
     def match(self, item_text: Tensor) -> Matched:
         """Find each target item's twin: (n_items, text_dim) unit rows -> `Matched`.
 
-        Cost: O(n_items n_source_items min(128, text_dim)), a chunk of similarities in memory; the
+        Cost: O(n_items n_source_items min(64, text_dim)), a chunk of similarities in memory; the
         last table asked for is kept.
         """
         if self._last is not None and self._last[0] is item_text:
@@ -112,7 +112,7 @@ def _nearest(rows: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
     (n,) int64 and (n,) float32; zeros where nothing comes near. Exact: most pairs are ruled out by
     the inner product of their leading principal coordinates and a bound on the rest (the product of
-    their lengths, by Cauchy and Schwarz), which is a third of the work.
+    their lengths, by Cauchy and Schwarz), which is a fraction of the work.
     """
     _, vectors = torch.linalg.eigh(table.T @ table)
     basis = vectors[:, -min(_N_LEADING, vectors.shape[1]) :]

@@ -127,10 +127,10 @@ def weigh(
 
     All steps are made: what a small target can hide is too little to choose a step by. The
     record's value is minus NDCG@20 over the folds' hidden edges and the validation rows. The guard
-    fits both a transferred and a fresh model to half of the folds and compares them on the rest:
-    only where the fresh one is better by more than two standard errors of the paired difference
-    over users is it fitted to all folds instead. With one, chance alone would drop one in six
-    sources that are as good.
+    fits both a transferred and a fresh model to half of the folds and compares them on the rest,
+    then the other way round: only where the fresh one is better by more than two standard errors
+    of the paired difference over users is it fitted to all folds instead. With one, chance alone
+    would drop one in six sources that are as good.
 
     Args:
         fresh: Makes a model without a source.
@@ -171,11 +171,15 @@ def weigh(
         # A fresh model has no bridge.
         alone = [[part.without(("bridge",)) for part in fold] for fold in folds]
         start = {name: value.clone() for name, value in pretrained.state_dict().items()}
-        twin = fresh()
-        seconds = fitted(pretrained, _flat(folds[:half]), "guard").seconds
-        seconds += fitted(twin, _flat(alone[:half]), "guard, from scratch").seconds
-        gap = user_ndcg(twin, _flat(alone[half:])) - user_ndcg(pretrained, _flat(folds[half:]))
-        pretrained.load_state_dict(start)
+        gaps = []
+        for told, asked in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+            twin = fresh()
+            seconds += fitted(pretrained, _flat(folds[told]), "guard").seconds
+            seconds += fitted(twin, _flat(alone[told]), "guard, from scratch").seconds
+            own = user_ndcg(pretrained, _flat(folds[asked]))
+            gaps.append(user_ndcg(twin, _flat(alone[asked])) - own)
+            pretrained.load_state_dict(start)
+        gap = np.concatenate(gaps)
         error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
         if gap.mean() > _DOUBT * error:
             model, choice = fresh(), "scratch"

@@ -23,9 +23,9 @@ from gnnrec.spectrum import Spectrum
 NAMES = (
     "filter",
     "near_text",
-    "low16",
     "low64",
     "ridge",
+    "counts",
     "text",
     "deep_text",
     "taste",
@@ -54,8 +54,11 @@ class Channels:
     - filter: the graph filter with full rank (`gnnrec.filters`), on interactions alone;
     - near_text: a user's items, rare ones first, and the 20 nearest texts of each
       (`gnnrec.alike.near_items`); not there on catalogues of more than 60,000 items;
-    - low16, low64: the low-pass part of the normalised interaction matrix (Shen et al. 2021);
+    - low64: the low-pass part of the normalised interaction matrix (Shen et al. 2021);
     - ridge: EASE (Steck 2019) in the leading singular directions of the interactions as they are;
+    - counts: how often an item was had together with a user's items, in the same directions: the
+      ridge where it is so strong that it weighs no direction down, which EASE chooses on logs of
+      much noise;
     - text: cosine between a user's items' texts and the item's text;
     - deep_text: cosine of sums of LightGCN layers over the texts, two deeper on both sides;
     - taste: texts in the directions in which they are chosen together (`gnnrec.alike.taste`);
@@ -92,9 +95,8 @@ class Channels:
         parts = [
             graph_filter(x),
             None if own is None or len(own) > MAX_NEAR_ITEMS else self._near(x, own),
-            self._low(x, 16),
             self._low(x, 64),
-            self._ridge(x),
+            *self._ridge(x),
             *texts,
             None if own is None else self._taste(x),
             self._bridge() if bridges else None,
@@ -104,6 +106,18 @@ class Channels:
         ]
         self.present = [part is not None for part in parts]
         self.user_degrees, self.item_degrees = x.user_degrees, x.item_degrees
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Return what items have by unit of their twins' popularity, and what others have.
+
+        Half an interaction more than there are, and one item: nothing is zero.
+        """
+        twin = self.popularity > 0
+        of_twins = self.item_degrees[twin].sum() + 0.5
+        others = self.item_degrees[~twin]
+        return of_twins / self.popularity.sum().clamp_min(0.5), (others.sum() + 0.5) / (
+            len(others) + 1
+        )
 
     def light(self) -> Channels:
         """Return what weights are computed from, without the graph and the channels' vectors."""
@@ -144,15 +158,18 @@ class Channels:
         return _with_bias(rows @ items, items)
 
     @staticmethod
-    def _ridge(x: GraphInput) -> ScoreVectors:
-        """Score with the ridge regression of each item on all others.
+    def _ridge(x: GraphInput) -> list[ScoreVectors]:
+        """Score with the ridge regression of each item on all others, and with R R^T R.
 
         EASE forbids an item to explain itself. Of items that the user does not have, it ranks as
         the plain ridge S = V h V^T with column j divided by 1 - S_jj, which needs no items x items
         matrix.
         """
         _, spectrum, response, items = ridge(x)
-        return _with_bias(spectrum.user * (spectrum.sigma * response), items)
+        return [
+            _with_bias(spectrum.user * (spectrum.sigma * response), items),
+            _with_bias(spectrum.user * (spectrum.sigma * counted(spectrum)), spectrum.item),
+        ]
 
     def _bridge(self) -> ScoreVectors:
         rows = to_torch_csr(self.graph.by_degree(0.0, -PROFILE_EXPONENT), self.device)
@@ -215,7 +232,8 @@ class Channels:
         filtered = graph_filter.newcomers(x)
         leading = x.user_map(x.adjacency) * x.spectrum.sigma
         operator, spectrum, response, _ = ridge(x)
-        explained = x.user_map(operator) * (spectrum.sigma * response)
+        each = x.user_map(operator) * spectrum.sigma
+        explained, together = each * response, each * counted(spectrum)
         start = second = leading[:, :0]
         if self.has_text:
             start, _, second = x.propagated_components(3)[1][:3]  # type: ignore[assignment]
@@ -224,9 +242,9 @@ class Channels:
         tasted = self.parts[NAMES.index("taste")]
         liked = leading if tasted is None else tasted.scores.items[:, :-2]
         rows: dict[str, Rows] = {
-            "low16": lambda new: new.sums(leading[:, :16], 0.0, -0.5),
             "low64": lambda new: new.sums(leading[:, :64], 0.0, -0.5),
             "ridge": lambda new: new.sums(explained, 0.0, 0.0),
+            "counts": lambda new: new.sums(together, 0.0, 0.0),
             "text": lambda new: unit(new.sums(start, -0.5, -0.5)),
             "deep_text": lambda new: unit(new.sums(deep, -0.5, -0.5)),
             "taste": lambda new: new.sums(liked, 0.0, -TASTE_EXPONENT),
@@ -300,6 +318,12 @@ def ridge(x: GraphInput) -> tuple[SparseOperator, Spectrum, Tensor, Tensor]:
     own = spectrum.item.square() @ response
     items = spectrum.item / (1.0 - own).clamp_min(_LEAST_LEFT)[:, None]
     return operator, spectrum, response, items
+
+
+def counted(spectrum: Spectrum) -> Tensor:
+    """Return the response (r,) of co-occurrences: squared singular values, the largest one."""
+    squares = spectrum.sigma.square()
+    return squares / squares.max().clamp_min(1e-12)
 
 
 def mixed(channels: Channels, users: Tensor, gates: Tensor, items: Tensor) -> ScoreVectors:

@@ -151,8 +151,8 @@ class Checkpoint:
         worst = float((golden - found).abs().max())
         if not worst <= _GOLDEN_TOLERANCE * max(1.0, float(golden.abs().max())):
             raise CheckpointError(
-                f"{folder}: its golden output differs by {worst:.2g} here; the torch installed "
-                "computes something else than the one that wrote it"
+                f"{folder}: its golden output differs by {worst:.2g} here; the torch or "
+                "gnnrec installed computes something else than those that wrote it; pretrain again"
             )
         return checkpoint
 

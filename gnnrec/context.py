@@ -129,9 +129,23 @@ def _area(positive: np.ndarray, negative: np.ndarray) -> float:
 
 def _share_on_top(z: np.ndarray, row: np.ndarray, items: np.ndarray, degrees: np.ndarray) -> float:
     """Share of the hidden edges that lie on a user's top; chance where all scores are equal."""
-    order = np.argsort(-z, axis=1, kind="stable")
+    order = _descending(z)
     before = np.cumsum(degrees[order], axis=1) - degrees[order]
     on_top = np.empty(z.shape, dtype=bool)
     np.put_along_axis(on_top, order, before < _TOP * degrees.sum(), axis=1)
     flat = (z.max(axis=1) == z.min(axis=1))[row]
     return float(np.mean(np.where(flat, _TOP, on_top[row, items])))
+
+
+def _descending(z: np.ndarray) -> np.ndarray:
+    """Return each row's places by falling value, of equals the first: a stable argsort of float32.
+
+    Value and place are sorted as one integer, which is several times as fast: the bits of a float,
+    those behind the sign turned over where it is negative, are in the order of the values.
+    """
+    bits = (z + np.float32(0.0)).view(np.int32)  # the two zeros are one value
+    rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+    keys = (~rising).astype(np.int64) << 32 | np.arange(z.shape[1])
+    keys.sort(axis=1)
+    places: np.ndarray = keys & 0xFFFFFFFF
+    return places

@@ -64,16 +64,17 @@ def sample_episode(
     chosen = rng.choice(source.n_users, n_users, replace=False, shuffle=False)
     rows = source.graph.user_items[np.sort(chosen)]
     present, item = np.unique(rows.indices, return_inverse=True)
-    keep = np.ones(len(item), dtype=bool)
+    keep, shares = np.ones(len(item), dtype=bool), np.ones(source.n_items)
     if rng.random() < 0.5:
         keep &= (rng.random(len(present)) < rng.uniform(0.1, 1.0))[item]
     if rng.random() < config.thinned_share:
-        keep &= rng.random(len(keep)) < _thinning(len(present), source.n_items, rng)[item]
+        shares[present] = _thinning(len(present), source.n_items, rng)
+        keep &= rng.random(len(keep)) < shares[present[item]]
     excess = keep.sum() / config.max_edges
     if excess > 1:
         keep &= rng.random(len(keep)) < 1.0 / excess
     if keep.sum() < MIN_EDGES:  # too thin a draw: any edges, as many as may be taken
-        rows = source.graph.user_items
+        rows, shares = source.graph.user_items, np.ones(source.n_items)
         keep = rng.choice(rows.nnz, min(config.max_edges, rows.nnz), replace=False, shuffle=False)
     else:
         keep = np.flatnonzero(keep)
@@ -107,7 +108,7 @@ def sample_episode(
         items[hidden][order],
     )
     episode.user_codes = user_codes
-    episode.item_codes = raw_items
+    episode.item_codes, episode.item_shares = raw_items, np.minimum(shares[raw_items], 1.0)
     return episode
 
 

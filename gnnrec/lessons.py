@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from gnnrec.blend import START, ChannelBlend
+from gnnrec.blend import START, ChannelBlend, shrunk_counts
 from gnnrec.channels import NAMES, Channels
 from gnnrec.context import silenced
 from gnnrec.device import numpy_generator
@@ -112,7 +112,7 @@ class Lesson:
         index = torch.from_numpy(self.users).to(self.context.device)
         degrees = self.channels.user_degrees[index]
         gates, slopes = model.gates_and_slopes(self.channels, self.context, degrees)
-        bias = model.item_bias(self.context, self.degrees, self.popularity)
+        bias = model.item_bias(self.channels, self.context, (self.degrees, self.popularity))
         present = [place for place, there in enumerate(self.channels.present) if there]
         logs = torch.log1p(self.degrees)
         total: Tensor = _Sum.apply(self.scores, present, gates, slopes, logs)  # type: ignore[no-untyped-call]
@@ -260,14 +260,18 @@ def _candidates(
     scores = channels.rows(users)
     device = scores.device
     valid = unseen(sp.csr_array(channels.graph.user_items[users]), device)
-    total = torch.log1p(channels.item_degrees).expand(len(valid), -1).clone()
+    total = torch.zeros_like(scores[0])
     for name, values in zip(NAMES, scores, strict=True):
         total.add_(values, alpha=math.exp(START[name]))
+    degrees, popularity = channels.item_degrees, channels.popularity
+    asked = [(total + torch.log1p(degrees), _LEADING)]
+    if popularity.any():
+        fresh = shrunk_counts(degrees, popularity, channels.means(), (1.0, 1.0, 1.0))
+        asked.append((total + fresh, _LEADING))
+    present = zip(scores, channels.present, strict=True)
+    asked += [(values, _BY_ONE) for values, there in present if there]
     found = torch.zeros_like(valid)
-    for place, values in enumerate([total, *scores]):
-        if place and not channels.present[place - 1]:
-            continue
-        k = _BY_ONE if place else _LEADING
+    for values, k in asked:
         first = torch.topk(values.masked_fill(~valid, -torch.inf), k, dim=1).indices
         found.scatter_(1, first, True)
     found &= valid
@@ -306,7 +310,7 @@ def ndcg_loss(model: ChannelBlend, part: Lesson) -> Tensor:
     # A user with less than k items left: the last ones are on the list whatever their score.
     bars = torch.where(torch.isfinite(bars), bars, bars[:, :1].detach() - _FAR)
     channels = part.channels
-    bias = model.item_bias(part.context, channels.item_degrees, channels.popularity)
+    bias = model.item_bias(channels, part.context)
     variance = channels.weights @ (bias - channels.weights @ bias).square()
     width = _WIDTH * variance.clamp_min(_LEAST_VARIANCE).sqrt()
     own = scores[part.row, part.column]

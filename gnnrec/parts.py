@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gnnrec.alike import TASTE_EXPONENT, taste
 from gnnrec.blend import ChannelBlend
-from gnnrec.channels import NAMES, OF_TEXT, PROFILE_EXPONENT, SMALL, ridge
+from gnnrec.channels import NAMES, OF_TEXT, PROFILE_EXPONENT, SMALL, counted, ridge
 from gnnrec.encoders import LightGCN
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter, unit
@@ -165,8 +165,10 @@ def _channel_tables(model: ChannelBlend, x: GraphInput) -> dict[str, tuple[Tenso
     scale = (degrees.clamp_min(0.5).sqrt() * (degrees > 0))[:, None]
     operator, spectrum, response, items = ridge(x)
     given = root * x.user_map(x.adjacency) * s.sigma
-    tables = {f"low{rank}": (given[:, :rank], s.item[:, :rank] * scale) for rank in (16, 64)}
-    tables["ridge"] = (x.user_map(operator) * spectrum.sigma * response, items)
+    tables = {"low64": (given[:, :64], s.item[:, :64] * scale)}
+    given = x.user_map(operator) * spectrum.sigma
+    tables["ridge"] = (given * response, items)
+    tables["counts"] = (given * counted(spectrum), spectrum.item)
     if model.config.text_dim and x.text is not None:
         components = x.propagated_components(3)[1]
         start, second = components[0], components[2]

@@ -47,10 +47,12 @@ class Episode:
 
     Attributes:
         user_codes, item_codes: The nodes' codes in the source that a sub-graph was drawn from.
+        item_shares: (n_items,) float64, the share of each item's edges that were left to it.
     """
 
     user_codes: np.ndarray
     item_codes: np.ndarray
+    item_shares: np.ndarray
 
     def __init__(self, visible: GraphInput, users: np.ndarray, items: np.ndarray) -> None:
         self.input = visible

@@ -33,10 +33,10 @@ def made_bridge(source: Source, episode: Episode, rng: np.random.Generator) -> M
     found = torch.from_numpy(rng.random(n_items) < rng.uniform(0.1, 1.0)).to(x.device)
     found = (found & (far.item_degrees[codes] > 0)).float()
     drift = torch.from_numpy(np.exp(rng.normal(0.0, rng.uniform(0.0, 1.2), n_items)))
-    mean = far.item_degrees.sum() / max(int((far.item_degrees > 0).sum()), 1)
-    popularity = (
-        far.item_degrees[codes] / mean.clamp_min(1e-12) * drift.to(far.item_degrees) * found
-    )
+    # What is rare in the episode because it was made rare is rare where it resembles it.
+    popularity = far.item_degrees[codes] * _tensor(episode.item_shares, x)
+    mean = popularity.sum() / max(int((popularity > 0).sum()), 1)
+    popularity = popularity / mean.clamp_min(1e-12) * drift.to(popularity) * found
     return Matched(vectors[codes] * found[:, None], response, popularity, found)
 
 

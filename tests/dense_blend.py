@@ -86,6 +86,12 @@ def ridge_without_self(matrix, rank):
     return low @ hat / (1 - hat.diagonal()).clamp_min(0.05)
 
 
+def counts_of(matrix, rank):
+    """How often an item was had together with a user's items, in the leading directions."""
+    u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+    return (u[:, :rank] * sigma[:rank] ** 3) @ vt[:rank]
+
+
 def bridged(matrix, matched):
     """A user's items, rare ones first, against the item, in the directions of each source."""
     rows = matrix * power(matrix.sum(0), -0.3)
@@ -128,9 +134,9 @@ def raw_channels(x, graph_filter, matched):
         filtered = graph_filter(x).rows(0, x.graph.n_users).double()
     raw = {
         "filter": filtered - 1e-6 * torch.log1p(matrix.sum(0)),  # its bias is no channel's
-        "low16": low_pass(matrix, min(16, x.spectral_rank)),
         "low64": low_pass(matrix, min(64, x.spectral_rank)),
         "ridge": ridge_without_self(matrix, x.spectral_rank),
+        "counts": counts_of(matrix, x.spectral_rank),
     }
     if x.item_text is not None:
         raw["text"], raw["deep_text"] = text_layers(matrix, x.item_text)
@@ -186,11 +192,20 @@ def blended(p, channels, user_degrees, item_degrees, about, popularity):
 
 
 def blended_bias(p, item_degrees, about, popularity):
-    """(n_items,) float64: popularity with prior counts, a source's among them."""
+    """(n_items,) float64: the log posterior mean of Poisson counts under Gamma priors."""
     shift = network(p, "bias_network", about.double()[:8])
     prior = torch.exp((p["bias.log_prior"] + shift[0]).clamp(-8, 6))
     source = torch.exp((p["bias.log_source"] + shift[1]).clamp(-8, 6))
-    return torch.log(item_degrees.double() + prior + source * popularity.double())
+    degrees, popularity = item_degrees.double(), popularity.double()
+    known = [i for i in range(len(degrees)) if popularity[i] > 0]
+    strange = [i for i in range(len(degrees)) if popularity[i] == 0]
+    per_unit = (degrees[known].sum() + 0.5) / popularity[known].sum().clamp_min(0.5)
+    rate = torch.exp(p["bias.log_scale"].clamp(-8, 6)) * per_unit
+    other = (degrees[strange].sum() + 0.5) / (len(strange) + 1)
+    means = [rate * popularity[i] if i in known else other for i in range(len(degrees))]
+    shapes = [source if i in known else prior for i in range(len(degrees))]
+    mean, shape = torch.stack(means), torch.stack(shapes)
+    return torch.log((degrees + shape) / (1 + shape / mean))
 
 
 def popular(matched, n_items):

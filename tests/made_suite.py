@@ -36,6 +36,7 @@ COSTS = {
     "seconds_features": 2.5,
     "seconds_pretrain": 140.0,
     "seconds_train": 6.0,
+    "seconds_first": 0.35,
     "seconds_evaluate": 0.4,
     "peak_memory_mb": 900.0,
     "energy_wh": 0.25,

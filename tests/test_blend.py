@@ -19,7 +19,7 @@ from dense_blend import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnnrec.blend import ChannelBlend
+from gnnrec.blend import ChannelBlend, shrunk_counts
 from gnnrec.channels import NAMES, Channels
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig, TrainConfig, TransferConfig, validate
@@ -50,6 +50,25 @@ def dense_blend(model, x):
         model.about(x),
         popular(matched, x.graph.n_items),
     )
+
+
+@given(
+    degree=st.integers(0, 1000),
+    popularity=st.floats(0.01, 1e4),
+    shape=st.floats(0.01, 100.0),
+    scale=st.floats(0.01, 100.0),
+)
+def test_a_count_is_drawn_to_what_is_expected_and_no_further(degree, popularity, shape, scale):
+    def shrunk(degree, popularity):
+        some = torch.tensor([degree], dtype=torch.float64), torch.tensor([popularity])
+        means = torch.tensor(1.5), torch.tensor(0.7)
+        return float(shrunk_counts(*some, means, (1.0, shape, scale)).exp())
+
+    here, expected = shrunk(degree, popularity), scale * 1.5 * popularity
+    assert min(degree, expected) * 0.999 <= here <= max(degree, expected) * 1.001
+    assert here <= (degree + shape) * 1.001  # however popular it is elsewhere
+    assert shrunk(degree + 1, popularity) > here and shrunk(degree, 2 * popularity) >= here * 0.999
+    assert shrunk(degree, 0.0) == pytest.approx((degree + 1) * 0.7 / 1.7, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +122,7 @@ def test_a_model_of_other_texts_is_refused():
 
 # What a mode trains
 
-HEADS = {"log_weight", "bias.log_prior", "bias.log_source"}
+HEADS = {"log_weight", "bias.log_prior", "bias.log_source", "bias.log_scale"}
 LAYERS = HEADS | {"user_slope", "item_slope"}
 NETWORKS = {
     f"{what}_network.{layer}.{kind}"
@@ -121,12 +140,12 @@ def test_what_a_mode_retrains():
     with pytest.raises(ConfigError, match="final:1"):
         model.trained_parameters("final", 2)
     counts = model.count_parameters(model.trained_parameters("heads"))
-    assert counts["trained"] == len(NAMES) and counts["biases"] == 2
+    assert counts["trained"] == len(NAMES) and counts["biases"] == 3
     # Texts, directions and popularity of 11 items, and the directions' response.
     assert counts["id_tables"] == 11 * (6 + 64 + 1) + 64
     assert model.count_parameters([])["trained"] == 0
     total = sum(p.numel() for p in model.parameters())
-    assert model.count_parameters()["total"] == total - 2
+    assert model.count_parameters()["total"] == total - 3
 
 
 def checkpoint_of(seed=0, text=True, bridges=(11,)):

@@ -59,7 +59,7 @@ def test_pretraining_ranks_better_than_its_start_on_sub_graphs_held_out(pretrain
         values = [record["value"] for record in result.history]
         assert [record["step"] for record in result.history] == [0, 10, 20, 30, 40]
         assert -1 < result.best_value == min(values) <= values[0] < 0
-    assert pretrained[1].best_value < pretrained[1].history[0]["value"] - 0.01
+    assert pretrained[1].best_value < pretrained[1].history[0]["value"] - 0.005
 
 
 def test_a_pretrained_blend_carries_each_sources_items_with_a_text(pretrained):
@@ -257,8 +257,9 @@ def test_the_start_weighs_as_much_as_so_many_users(pretrained, monkeypatch):
     told = sum(part.n_told for fold in target.kept["lessons"][1] for part in fold)
     assert 60 < told <= 180 and pulls == [0.6 * 3000 / told]
     adapted(model, target=target, weigh=settings)
-    guard, twin, every = pulls[1:]
-    assert guard == twin > every == pulls[0]  # a third of the users in one of three folds
+    *guard, every = pulls[1:]
+    one, one_twin, two, two_twin = guard  # of the three folds, then of them the other way round
+    assert one == one_twin > two == two_twin > every == pulls[0]
 
 
 def test_folds_share_the_context_of_the_whole_log(pretrained):

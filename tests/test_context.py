@@ -7,7 +7,7 @@ from dense_blend import matrix_of
 from test_channels import everyone, made
 
 from gnnrec.channels import NAMES, OF_TEXT
-from gnnrec.context import N_CONTEXT, channel_part, context, hide, silenced
+from gnnrec.context import N_CONTEXT, _descending, channel_part, context, hide, silenced
 from gnnrec.graph import BipartiteGraph
 
 
@@ -94,3 +94,12 @@ def test_without_its_vectors_it_still_says_what_weights_need():
         assert torch.equal(getattr(light, name), getattr(channels, name))
     assert light.present == channels.present and not hasattr(light, "parts")
     assert channels.parts[0] is not None  # the whole one is as it was
+
+
+def test_places_by_value_are_those_of_a_stable_sort():
+    z = np.random.default_rng(3).normal(size=(6, 200)).astype(np.float32)
+    z[:, 50:90] = 0.0
+    z[:, 90:120] = -0.0  # as large as the others
+    z[0, 5], z[1, 7], z[2] = np.inf, -np.inf, 4.0
+    z[3] *= 1e-42  # without an exponent
+    np.testing.assert_array_equal(_descending(z), np.argsort(-z, axis=1, kind="stable"))

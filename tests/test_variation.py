@@ -1,4 +1,4 @@
-"""What pretraining makes up of a source: here, a log whose items come in variants."""
+"""What pretraining makes up of a source: a log whose items come in variants, and bridges."""
 
 import dataclasses
 
@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from test_pretrain import block_log
 
 from gnnrec import variation
-from gnnrec.variation import with_variants
+from gnnrec.config import ModelConfig, PretrainConfig
+from gnnrec.episodes import Source, sample_episode
+from gnnrec.variation import made_bridge, with_variants
 
 LOG = block_log(0, text=False)
 # Orthogonal, so that a variant's text says which item it was.
@@ -55,3 +57,23 @@ def test_a_large_log_gives_some_of_its_users_and_one_without_texts_none(monkeypa
     assert again.items.tolist() == found.items.tolist()
     other = with_variants(LOG, np.random.default_rng(1))
     assert other.items.tolist() != found.items.tolist()
+
+
+def test_a_bridge_is_thinned_as_its_episode_is():
+    # Everyone chose everything: all that items differ by is what thinning and drift leave them.
+    users, items = (a.ravel() for a in np.indices((900, 50)))
+    source = Source("flat", users, items, 900, 50, None)
+    config = PretrainConfig(
+        model=ModelConfig(encoder="channels"), min_users=90, max_users=100, thinned_share=1.0
+    )
+    alike = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        episode = sample_episode(source, config, rng)
+        assert 0 < episode.item_shares.min() <= episode.item_shares.max() <= 1
+        bridge = made_bridge(source, episode, rng)
+        there = (bridge.popularity > 0).numpy()
+        left, said = episode.item_shares[there], bridge.popularity.numpy()[there]
+        if left.std() > 0.05:
+            alike.append(np.corrcoef(np.log(said), np.log(left))[0, 1])
+    assert len(alike) > 6 and np.mean(alike) > 0.4

@@ -167,6 +167,7 @@ def _cost(head: dict[str, str], cells: list[Cell]) -> dict[str, str]:
         "features s": middle("seconds_features", 2),
         "pretraining s": middle("seconds_pretrain", 1),
         "training s": middle("seconds_train", 2),
+        "first list s": middle("seconds_first", 2),
         "evaluation s": middle("seconds_evaluate", 2),
         "peak memory MB": number(max(memory, default=math.nan), 0),
         "energy Wh": middle("energy_wh", 3),

@@ -18,7 +18,10 @@ BASELINE, SCRATCH, TRANSFER = "baseline", "scratch", "transfer"
 
 LIMITS = ("mean_difference", "low", "high", "relative", "relative_low", "relative_high")
 KEY_COLUMNS = ("scenario", "target", "source", "arm", "family", "encoder", "fraction")
-_SECONDS = ("seconds_features", "seconds_pretrain", "seconds_train", "seconds_evaluate")
+_SECONDS = (
+    *("seconds_features", "seconds_pretrain", "seconds_train"),
+    *("seconds_first", "seconds_evaluate"),
+)
 _PARAMETERS = ("parameters_total", "parameters_trained", "parameters_ids", "parameters_biases")
 RUN_NUMBERS = (
     NDCG,
