@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gnnrec.features import GraphInput
+from gnnrec.spectrum import principal_axes
 
 BRIDGE_RANK = 64
 _SAME = 0.85  # cosine of two sentence vectors from which they are taken for one thing
@@ -114,8 +115,7 @@ def _nearest(rows: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     the inner product of their leading principal coordinates and a bound on the rest (the product of
     their lengths, by Cauchy and Schwarz), which is a fraction of the work.
     """
-    _, vectors = torch.linalg.eigh(table.T @ table)
-    basis = vectors[:, -min(_N_LEADING, vectors.shape[1]) :]
+    basis = principal_axes(table)[:, -_N_LEADING:]
     rows_short, table_short = _shortened(rows, basis), _shortened(table, basis)
     index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     best = torch.zeros(len(rows), device=rows.device)

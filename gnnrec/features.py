@@ -25,7 +25,7 @@ from gnnrec.errors import ConfigError
 from gnnrec.graph import BipartiteGraph
 from gnnrec.neighbours import Blocks, NeighbourSampler
 from gnnrec.propagate import SparseOperator, propagate
-from gnnrec.spectrum import Spectrum, TruncatedSVD
+from gnnrec.spectrum import Spectrum, TruncatedSVD, principal_axes
 
 _N_REFERENCE = 256
 _N_REFERENCE_ITEMS = 512
@@ -242,7 +242,7 @@ class GraphInput:
         """
         if n_layers not in self._components:
             assert self.text is not None, "the caller checks that there is text"
-            vectors = self.ranks.same(torch.linalg.eigh(self.text.T @ self.text)[1])
+            vectors = self.ranks.same(principal_axes(self.text))
             basis = vectors[:, -min(_N_COMPONENTS, vectors.shape[1]) :]
             profile = None if self.first_written is None else self.first_written @ basis
             self._components[n_layers] = self._propagate(self.text @ basis, profile, n_layers)

@@ -96,3 +96,11 @@ class TruncatedSVD:
         turn, triangle = self.ranks.same(turn), self.ranks.same(triangle)
         mine = torch.split(turn, users.shape[1])[self.ranks.rank]
         return basis @ mine[: basis.shape[1]], triangle
+
+
+def principal_axes(rows: Tensor) -> Tensor:
+    """Return (d, d) principal axes of (n, d) rows about zero as columns, the leading one last.
+
+    Found in double precision: in single precision the solver gives up on rows that are all alike.
+    """
+    return torch.linalg.eigh((rows.T @ rows).double())[1].to(rows)

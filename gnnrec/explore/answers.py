@@ -19,6 +19,7 @@ from gnnrec.readiness import readiness
 from gnnrec.recommender import Recommender
 from gnnrec.scores import rows_of
 from gnnrec.sources import Log
+from gnnrec.spectrum import principal_axes
 from gnnrec.tables import read_table
 
 _MAP = 3000  # points: more are a smear, and slow to draw
@@ -332,8 +333,7 @@ def _two(rows: torch.Tensor) -> torch.Tensor:
     if len(rows) < 3:
         return out
     centred = rows - rows.mean(dim=0)
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    basis = vectors[:, -2:].flip(1)
+    basis = principal_axes(centred)[:, -2:].flip(1)
     # The sign of a component is arbitrary: its largest entry points up.
     signs = basis.gather(0, basis.abs().argmax(dim=0)[None]).sign()
     found = centred @ (basis * signs)
