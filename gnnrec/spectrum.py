@@ -103,4 +103,5 @@ def principal_axes(rows: Tensor) -> Tensor:
 
     Found in double precision: in single precision the solver gives up on rows that are all alike.
     """
-    return torch.linalg.eigh((rows.T @ rows).double())[1].to(rows)
+    axes: Tensor = torch.linalg.eigh((rows.T @ rows).double())[1]
+    return axes.to(rows)
