@@ -46,7 +46,7 @@ def sources(text=True):
 
 @pytest.fixture(scope="module")
 def pretrained():
-    return pretrain(sources(), config())
+    return pretrain(sources(), config(seed=3))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_pretraining_ranks_better_than_its_start_on_sub_graphs_held_out(pretrain
         values = [record["value"] for record in result.history]
         assert [record["step"] for record in result.history] == [0, 10, 20, 30, 40]
         assert -1 < result.best_value == min(values) <= values[0] < 0
-    assert pretrained[1].best_value < pretrained[1].history[0]["value"] - 0.005
+    assert pretrained[1].best_value < pretrained[1].history[0]["value"] - 0.01
 
 
 def test_a_pretrained_blend_carries_each_sources_items_with_a_text(pretrained):

@@ -128,7 +128,7 @@ def dense_scores_of(model, part, episode):
 def test_two_steps_equal_dense_steps_by_hand(mode, pull, monkeypatch):
     # Wide enough that most hidden edges of so small a graph have a gradient.
     monkeypatch.setattr(lessons, "_WIDTH", 1.0)
-    episode, model, rate = episode_of(2), blend_of(2, moved=0.1), 0.01
+    episode, model, rate = episode_of(3), blend_of(3, moved=0.1), 0.01
     part = lesson(model, episode, 0)
     trained = model.trained_parameters(mode, 1)
     p = double_parameters(model)
@@ -169,7 +169,7 @@ def test_two_steps_equal_dense_steps_by_hand(mode, pull, monkeypatch):
         where = steady[name]
         checked += int(where.sum())
         np.testing.assert_allclose(found[where], wanted[where], atol=2e-5, err_msg=name)
-    assert checked > 0.4 * sum(p[name].numel() for name in trained)
+    assert checked > 0.5 * sum(p[name].numel() for name in trained)
 
 
 def test_user_ndcg_is_the_weighted_ndcg_of_the_dense_ranking():
@@ -207,9 +207,9 @@ def test_candidates_are_as_good_as_the_whole_catalogue(at_once, twins, monkeypat
     hidden = np.arange(len(users)) % 4 == 1
     visible = BipartiteGraph(users[~hidden], items[~hidden], 40, 300)
     texts = torch.nn.functional.normalize(random_text(3, 300), dim=1)
-    model = blend_of(2, moved=0.1)
+    model = blend_of(3, moved=0.1)
     parts = []
-    for leading in (300, 60):  # all items, then about a third of them
+    for leading in (300, 40):  # all items, then about a third of them
         monkeypatch.setattr(lessons, "_LEADING", leading)
         x = GraphInput(visible, texts, spectral_rank=16)
         if twins:
