@@ -60,8 +60,10 @@ def settings(encoder: str, text: bool, quick: bool) -> PretrainConfig:
         bridge_items=0,
         n_lessons=80,
         variants=0.0,
+        draw_back=0.0,
     )
-    # Their targets are other domains: what pulls to the start is as strong as what few sources say.
+    # Their targets are other domains: what pulls to the start is as strong as what few sources say,
+    # and nothing is drawn back afterwards.
     pulled = {"max_steps": 640, "learning_rate": 3e-3, "pull_to_start": 1e-3, "evaluate_every": 160}
     weigh = config.weigh.model_copy(update=pulled)
     config = config.model_copy(update={"weigh": weigh})

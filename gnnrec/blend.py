@@ -27,6 +27,7 @@ from gnnrec.scores import ScoreVectors, Similarity, Walk
 START = {
     "filter": -1.5,
     "near_text": -2.5,
+    "low16": -2.5,
     "low64": -2.5,
     "ridge": -2.5,
     "counts": -2.5,
@@ -286,6 +287,20 @@ class ChannelBlend(nn.Module):
             name: 0 if name.startswith(_HEADS) else 1 if name.startswith(_LAYERS) else 2
             for name in names
         }
+
+    @torch.no_grad()
+    def draw_back(self, share: float) -> None:
+        """Move every weight, slope and bias a share of the way back to a fresh model's.
+
+        What is computed moves as far: log gates, exponents and log shapes are linear in the numbers
+        that change, the networks' last layers among them, and a fresh model's networks are zero
+        (Wortsman et al. 2022, arXiv 2109.01903, for weights between a start and a fine-tuned end).
+        """
+        start = torch.tensor([START[name] for name in NAMES])
+        self.log_weight.lerp_(start.to(self.log_weight), share)
+        for name, parameter in self.named_parameters():
+            if name.startswith((*_LAYERS, "bias.")) or "_network.2." in name:
+                parameter.mul_(1.0 - share)
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take everything of a source, its item table too."""

@@ -41,6 +41,9 @@ def pretrain_blend(
     Half of the sub-graphs get a bridge from users of the same source who are not in them, to a
     random share of their items and with another popularity, as a near source would give. Where
     texts are read, some are drawn from the source as if its items came in variants.
+
+    What is learned is drawn back in part to a fresh model's weights: validation, on sub-graphs of
+    the same sources, cannot tell how much of it holds elsewhere.
     """
     lessons: list[Lesson] = []
     total = config.n_lessons * len(sources)
@@ -74,6 +77,7 @@ def pretrain_blend(
         decay_learning_rate=True,
         depths=model.depths(model.trained_parameters("full")),
     )
+    model.draw_back(config.draw_back)
     return _with_bridges(model, sources, config, device).eval(), result
 
 

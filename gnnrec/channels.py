@@ -23,6 +23,7 @@ from gnnrec.spectrum import Spectrum
 NAMES = (
     "filter",
     "near_text",
+    "low16",
     "low64",
     "ridge",
     "counts",
@@ -54,7 +55,7 @@ class Channels:
     - filter: the graph filter with full rank (`gnnrec.filters`), on interactions alone;
     - near_text: a user's items, rare ones first, and the 20 nearest texts of each
       (`gnnrec.alike.near_items`); not there on catalogues of more than 60,000 items;
-    - low64: the low-pass part of the normalised interaction matrix (Shen et al. 2021);
+    - low16, low64: low-pass parts of the normalised interaction matrix (Shen et al. 2021);
     - ridge: EASE (Steck 2019) in the leading singular directions of the interactions as they are;
     - counts: how often an item was had together with a user's items, in the same directions: the
       ridge where it is so strong that it weighs no direction down, which EASE chooses on logs of
@@ -95,6 +96,7 @@ class Channels:
         parts = [
             graph_filter(x),
             None if own is None or len(own) > MAX_NEAR_ITEMS else self._near(x, own),
+            self._low(x, 16),
             self._low(x, 64),
             *self._ridge(x),
             *texts,
@@ -242,6 +244,7 @@ class Channels:
         tasted = self.parts[NAMES.index("taste")]
         liked = leading if tasted is None else tasted.scores.items[:, :-2]
         rows: dict[str, Rows] = {
+            "low16": lambda new: new.sums(leading[:, :16], 0.0, -0.5),
             "low64": lambda new: new.sums(leading[:, :64], 0.0, -0.5),
             "ridge": lambda new: new.sums(explained, 0.0, 0.0),
             "counts": lambda new: new.sums(together, 0.0, 0.0),

@@ -165,7 +165,7 @@ def _channel_tables(model: ChannelBlend, x: GraphInput) -> dict[str, tuple[Tenso
     scale = (degrees.clamp_min(0.5).sqrt() * (degrees > 0))[:, None]
     operator, spectrum, response, items = ridge(x)
     given = root * x.user_map(x.adjacency) * s.sigma
-    tables = {"low64": (given[:, :64], s.item[:, :64] * scale)}
+    tables = {f"low{rank}": (given[:, :rank], s.item[:, :rank] * scale) for rank in (16, 64)}
     given = x.user_map(operator) * spectrum.sigma
     tables["ridge"] = (given * response, items)
     tables["counts"] = (given * counted(spectrum), spectrum.item)

@@ -134,6 +134,7 @@ def raw_channels(x, graph_filter, matched):
         filtered = graph_filter(x).rows(0, x.graph.n_users).double()
     raw = {
         "filter": filtered - 1e-6 * torch.log1p(matrix.sum(0)),  # its bias is no channel's
+        "low16": low_pass(matrix, min(16, x.spectral_rank)),
         "low64": low_pass(matrix, min(64, x.spectral_rank)),
         "ridge": ridge_without_self(matrix, x.spectral_rank),
         "counts": counts_of(matrix, x.spectral_rank),

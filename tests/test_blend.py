@@ -23,7 +23,7 @@ from gnnrec.blend import ChannelBlend, shrunk_counts
 from gnnrec.channels import NAMES, Channels
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig, TrainConfig, TransferConfig, validate
-from gnnrec.context import context, hide
+from gnnrec.context import context, graph_part, hide
 from gnnrec.errors import CheckpointError, ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.model import build_model
@@ -277,6 +277,24 @@ def test_a_fresh_blend_reads_nothing_of_the_context():
     before = scores_of(model, x)
     x.kept["context"] = (model.bridges, 3.0 * torch.ones_like(model.about(x)))
     assert torch.equal(scores_of(model, x), before)
+
+
+@torch.no_grad()
+def test_drawing_back_moves_what_is_computed_in_a_straight_line_to_a_fresh_blend():
+    x, logs = input_of(3), []
+    for share in (0.0, 0.3, 1.0):
+        model = blend_of(3)
+        model.draw_back(share)
+        gates, slopes = model.gates_and_slopes(model.channels(x), model.about(x), x.user_degrees)
+        shapes = torch.stack([model.bias.log_prior, model.bias.log_source])
+        shapes = shapes + model.bias_network(graph_part(model.about(x)))
+        logs.append((gates[x.user_degrees > 0].log(), slopes, shapes))
+    fresh = ChannelBlend(model.config)
+    fresh.load_state_dict(model.state_dict() | {"log_weight": fresh.log_weight})
+    assert torch.equal(scores_of(model, x), scores_of(fresh, x)) and not logs[2][1].any()
+    for start, between, end in zip(*logs, strict=True):
+        assert (start - end).abs().max() > 0.1
+        torch.testing.assert_close(between, torch.lerp(start, end, 0.3), atol=1e-5, rtol=1e-5)
 
 
 def test_the_context_is_measured_on_a_graph_without_the_hidden_edges():

@@ -10,7 +10,9 @@ import torch
 from conftest import make_log
 from test_pretrain import block_log
 
+from gnnrec.blend import START
 from gnnrec.calibrate import weigh
+from gnnrec.channels import NAMES
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import ModelConfig, PretrainConfig, TrainConfig, TransferConfig
 from gnnrec.lessons import lessons_of, user_ndcg
@@ -81,6 +83,15 @@ def test_there_may_be_no_item_tables(change):
     with_text = "text_dim" not in change
     model, _ = pretrain(sources(with_text), config(weigh=short, n_lessons=2, **change))
     assert model.config.bridges == () and not model.bridges
+
+
+def test_drawn_back_all_the_way_nothing_of_the_sources_is_left_but_their_items():
+    short = STEPS.model_copy(update={"max_steps": 3})
+    model, _ = pretrain(sources(), config(weigh=short, n_lessons=2, draw_back=1.0))
+    some, _ = pretrain(sources(), config(weigh=short, n_lessons=2))
+    start = torch.tensor([START[name] for name in NAMES])
+    assert torch.equal(model.log_weight, start) and not torch.equal(some.log_weight, start)
+    assert model.config.bridges == some.config.bridges == (50, 50)
 
 
 def test_an_item_without_a_text_is_not_in_the_table():
