@@ -128,7 +128,7 @@ def dense_scores_of(model, part, episode):
 def test_two_steps_equal_dense_steps_by_hand(mode, pull, monkeypatch):
     # Wide enough that most hidden edges of so small a graph have a gradient.
     monkeypatch.setattr(lessons, "_WIDTH", 1.0)
-    episode, model, rate = episode_of(3), blend_of(3, moved=0.1), 0.01
+    episode, model, rate = episode_of(5), blend_of(3, moved=0.1), 0.01
     part = lesson(model, episode, 0)
     trained = model.trained_parameters(mode, 1)
     p = double_parameters(model)
