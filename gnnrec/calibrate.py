@@ -43,7 +43,7 @@ def pretrain_blend(
     texts are read, some are drawn from the source as if its items came in variants.
 
     What is learned is drawn back in part to a fresh model's weights: validation, on sub-graphs of
-    the same sources, cannot tell how much of it holds elsewhere.
+    the same sources, cannot tell how much of it holds elsewhere. The record's values are of before.
     """
     lessons: list[Lesson] = []
     total = config.n_lessons * len(sources)

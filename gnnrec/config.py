@@ -145,7 +145,7 @@ class PretrainConfig(Settings):
         0.6, ge=0, le=1, description="channels: share of sub-graphs whose texts are made up anew"
     )
     draw_back: float = Field(
-        0.5, ge=0, le=1, description="channels: how far to go back to a fresh model's weights"
+        0.5, ge=0, le=1, description="channels: share of the way back to fresh weights"
     )
     bridge_items: int = Field(
         10_000, ge=0, description="channels: most popular items of each source that are carried"

@@ -55,7 +55,7 @@ def test_every_channel_equals_its_dense_definition(seed, text, size):
     assert (expected[:, active].abs().amax(dim=(1, 2)) > 0.5).tolist() == channels.present
 
 
-def test_the_three_spectral_channels_and_the_two_text_layers_differ_on_a_larger_graph():
+def test_the_four_spectral_channels_and_the_two_text_layers_differ_on_a_larger_graph():
     channels, x, *_ = made(size="large")
     rows = dict(zip(NAMES, channels.rows(everyone(x)), strict=True))
     for one, other in (
