@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.linalg import svd
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -17,6 +19,7 @@ from gnnrec.propagate import SparseOperator
 from gnnrec.ranks import Ranks
 
 _STEPS = 3
+_NULL = 1e-6  # of the largest singular value: below, nothing can be inverted
 _EXTRA = 16  # directions beside those asked for
 
 
@@ -48,7 +51,7 @@ class TruncatedSVD:
         users = self._user_basis(operator)[0]
         items, small = torch.linalg.qr(operator.T(users))  # A^T users = items small
         items, small = self.ranks.same(items), self.ranks.same(small)
-        left, sigma, right = (self.ranks.same(part) for part in torch.linalg.svd(small.T))
+        left, sigma, right = (self.ranks.same(part) for part in small_svd(small.T))
         rank = self._rank(operator)
         wide = (0, self.rank - rank)
         return Spectrum(
@@ -61,8 +64,10 @@ class TruncatedSVD:
         """(n_items, r) W with A W = U; see `GraphInput.user_map`. Only with all users here."""
         assert self.ranks.alone
         users, before, triangle = self._user_basis(operator)  # A before = users triangle
-        left = torch.linalg.svd(torch.linalg.qr(operator.T(users))[1].T)[0]
-        inverse = torch.linalg.pinv(triangle.double(), rtol=1e-6).float()
+        left = small_svd(torch.linalg.qr(operator.T(users))[1].T)[0]
+        rows, sigma, columns = small_svd(triangle.double())
+        kept = sigma > _NULL * sigma.max()
+        inverse = ((columns.T * (kept / torch.where(kept, sigma, 1.0))) @ rows.T).to(left)
         rank = self._rank(operator)
         return pad((before @ (inverse @ left))[:, :rank], (0, self.rank - rank))
 
@@ -96,6 +101,18 @@ class TruncatedSVD:
         turn, triangle = self.ranks.same(turn), self.ranks.same(triangle)
         mine = torch.split(turn, users.shape[1])[self.ranks.rank]
         return basis @ mine[: basis.shape[1]], triangle
+
+
+def small_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin SVD U diag(s) V^T of a small matrix: U (m, k), s (k,), V^T (k, n), k = min(m, n).
+
+    By QR iteration in double precision. The faster divide and conquer, which is what torch has,
+    gives up on some processors where singular values are equal, as those of many small components
+    are; here it would not be noticed beside the products.
+    """
+    parts = svd(matrix.double().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+    left, sigma, right = (torch.from_numpy(np.ascontiguousarray(part)).to(matrix) for part in parts)
+    return left, sigma, right
 
 
 def principal_axes(rows: Tensor) -> Tensor:

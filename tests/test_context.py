@@ -7,7 +7,15 @@ from dense_blend import matrix_of
 from test_channels import everyone, made
 
 from gnnrec.channels import NAMES, OF_TEXT
-from gnnrec.context import N_CONTEXT, _descending, channel_part, context, hide, silenced
+from gnnrec.context import (
+    N_CONTEXT,
+    _area,
+    _share_on_top,
+    channel_part,
+    context,
+    hide,
+    silenced,
+)
 from gnnrec.graph import BipartiteGraph
 
 
@@ -39,7 +47,9 @@ def test_the_areas_are_large_where_a_channel_ranks_the_hidden_edges_first():
     for place, name in enumerate(NAMES):
         # The best item of each user by this channel, and the worst: areas near one and zero.
         for pick, sign in (("argmax", 1), ("argmin", -1)):
-            users = np.flatnonzero(x.graph.user_degrees)
+            first = rows[place].sort(dim=1, descending=True).values
+            alone = (first[:, 0] - first[:, 1] > 1e-3) & (x.user_degrees > 0)
+            users = torch.nonzero(alone)[:, 0].numpy()  # whose best item no other equals
             items = getattr(rows[place], pick)(dim=1).numpy()[users]
             about = context(channels, channels, (users, items))
             area = 0.5 + float(about[8 + place]) * (len(users) + 60) / len(users) / 4
@@ -96,10 +106,34 @@ def test_without_its_vectors_it_still_says_what_weights_need():
     assert channels.parts[0] is not None  # the whole one is as it was
 
 
-def test_places_by_value_are_those_of_a_stable_sort():
-    z = np.random.default_rng(3).normal(size=(6, 200)).astype(np.float32)
-    z[:, 50:90] = 0.0
-    z[:, 90:120] = -0.0  # as large as the others
-    z[0, 5], z[1, 7], z[2] = np.inf, -np.inf, 4.0
-    z[3] *= 1e-42  # without an exponent
-    np.testing.assert_array_equal(_descending(z), np.argsort(-z, axis=1, kind="stable"))
+def test_the_top_is_what_a_count_by_hand_says():
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(6, 80)).round(1).astype(np.float32)  # many are equal
+    z[2] = 4.0
+    degrees = rng.integers(0, 4, 80).astype(np.float64)
+    row, items = np.repeat(np.arange(6), 40), np.tile(np.arange(40), 6)
+    row, items = row[row != 4], items[row != 4]  # nothing of this user is hidden
+    expected = []
+    for user, item in zip(row, items, strict=True):
+        others = np.arange(80) != item
+        before = degrees[others & (z[user] > z[user, item])].sum()
+        before += degrees[others & (z[user] == z[user, item])].sum() / 2
+        expected.append(0.02 if user == 2 else float(before < 0.02 * degrees.sum()))
+    assert 0 < sum(expected) < len(expected)
+    found = _share_on_top(z, row, items, degrees)
+    assert found == pytest.approx(np.mean(expected))
+
+
+def test_equal_scores_stay_equal_however_they_are_rounded():
+    rng = np.random.default_rng(4)
+    z = rng.integers(-3, 4, (8, 60)).astype(np.float32)
+    degrees = rng.integers(1, 9, 60).astype(np.float64)
+    row, items = np.repeat(np.arange(8), 5), rng.integers(0, 60, 40)
+    others = rng.integers(0, 60, 40)
+    rounded = z + rng.normal(scale=1e-6, size=z.shape).astype(np.float32)
+    assert (z[row, items] == z[row, others]).any()
+    for values in (z, rounded):
+        assert _area(values[row, items], values[row, others]) == pytest.approx(
+            np.mean(np.sign(z[row, items] - z[row, others]) / 2 + 0.5), abs=1e-12
+        )
+    assert _share_on_top(rounded, row, items, degrees) == _share_on_top(z, row, items, degrees)

@@ -192,6 +192,22 @@ def test_the_users_of_a_truncated_spectrum_are_sums_over_their_items(compact):
     assert float((near - found.user).abs().max()) > 1e-4
 
 
+def test_a_graph_of_many_equal_components_has_a_spectrum(monkeypatch):
+    """Every singular value is one: where divide and conquer gives up on some processors."""
+
+    def refuse(*_, **__):
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "svd", refuse)
+    pairs = np.arange(300)
+    x = GraphInput(BipartiteGraph(pairs, pairs, 300, 300), spectral_rank=64, compact=True)
+    spectrum = x.spectrum
+    torch.testing.assert_close(spectrum.sigma, torch.ones(64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(spectrum.user, spectrum.item, rtol=0, atol=1e-5)
+    turned = spectrum.user.T @ spectrum.user
+    torch.testing.assert_close(turned, torch.eye(64), rtol=0, atol=1e-5)
+
+
 def test_principal_axes_of_rows_that_are_all_alike(monkeypatch):
     row = torch.nn.functional.normalize(torch.arange(1.0, 41.0)[None], dim=1)
     solve, seen = torch.linalg.eigh, []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +203,18 @@ def test_a_shipped_checkpoint_is_small_whole_and_says_whose_data_it_learned_from
         assert spec.licence.startswith(recipe.ALLOWED)
         for part in (spec.licence, spec.citation, spec.homepage):
             assert part in card
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no checkpoint is in gnnrec/checkpoints/ yet")
+@pytest.mark.parametrize("instructions", ["COMPATIBLE", "AVX2"])
+def test_a_shipped_checkpoint_computes_the_same_on_another_processor(instructions):
+    """MKL, where torch has it, multiplies as other processors would; rounding is another."""
+    program = (
+        "from gnnrec.checkpoint import Checkpoint; from gnnrec.zoo import available, resolve\n"
+        "for name in available(): Checkpoint.load(resolve(name))"
+    )
+    environment = os.environ | {"MKL_CBWR": instructions}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
