@@ -23,6 +23,7 @@ _INNER_SHARE = 0.2  # of a graph's edges, hidden to see what each channel is wor
 _INNER_USERS = 150
 _DOUBT = 60.0  # hidden edges at which an area counts half
 _EQUAL = 1e-4  # of a channel's spread: equal scores may differ by rounding, as machines round
+_AT_ONCE = 64  # hidden edges whose items are compared with all others
 _TOP = 0.02  # of the interactions: the items that hold them are a channel's top
 
 
@@ -133,23 +134,15 @@ def _share_on_top(z: np.ndarray, row: np.ndarray, items: np.ndarray, degrees: np
     """Share of the hidden edges that lie on a user's top; chance where all scores are equal.
 
     Before an item come those with a higher score, and half of the others with the same one.
-
-    Args:
-        z: (n_users, n_items) scores.
-        row, items: (n,) int64, the hidden edges, users in order.
-        degrees: (n_items,) float64.
     """
-    whole = degrees.sum()
+    degrees = degrees.astype(np.float32)
     on_top = np.empty(len(row))
-    starts = np.searchsorted(row, np.arange(len(z) + 1))
-    for values, begin, end in zip(z, starts, starts[1:], strict=False):
-        asked = items[begin:end]
-        order = np.argsort(values)
-        rising, own = values[order], values[asked]
-        held = np.concatenate([[0.0], np.cumsum(degrees[order])])  # by all below a place
-        lower = held[np.searchsorted(rising, own - _EQUAL, "left")]
-        higher = whole - held[np.searchsorted(rising, own + _EQUAL, "right")]
-        before = higher + (whole - lower - higher - degrees[asked]) / 2
-        flat = rising[-1] - rising[0] <= _EQUAL
-        on_top[begin:end] = _TOP if flat else before < _TOP * whole
+    for begin in range(0, len(row), _AT_ONCE):
+        users, asked = row[begin : begin + _AT_ONCE], items[begin : begin + _AT_ONCE]
+        gap = z[users] - z[users, asked][:, None]
+        higher = (gap > _EQUAL).astype(np.float32) @ degrees
+        not_lower = (gap >= -_EQUAL).astype(np.float32) @ degrees
+        before = (higher + not_lower - degrees[asked]) / 2
+        flat = gap.max(axis=1) - gap.min(axis=1) <= _EQUAL
+        on_top[begin : begin + _AT_ONCE] = np.where(flat, _TOP, before < _TOP * degrees.sum())
     return float(np.mean(on_top))
