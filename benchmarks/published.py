@@ -57,8 +57,9 @@ from gnnrec.sampling import Episode  # noqa: E402
 from gnnrec.scores import ScoreVectors  # noqa: E402
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut  # noqa: E402
 from gnnrec.split import carve_validation  # noqa: E402
+from gnnrec.target import Target  # noqa: E402
 from gnnrec.train import batch_loss  # noqa: E402
-from gnnrec.transfer import Adapted, Target, adapt  # noqa: E402
+from gnnrec.transfer import Adapted, adapt  # noqa: E402
 
 _IMPORTS = time.perf_counter() - _STARTED
 

@@ -21,8 +21,9 @@ from gnnrec.metrics import per_user_metrics
 from gnnrec.scores import ScoreVectors
 from gnnrec.sources import Log
 from gnnrec.split import Split, make_split
+from gnnrec.target import Target
 from gnnrec.text import TextEncoder
-from gnnrec.transfer import Adapted, Target, adapt
+from gnnrec.transfer import Adapted, adapt
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import numpy as np
@@ -91,6 +91,15 @@ def shrunk_counts(
     return torch.log(degrees + shape) + torch.log(expected) - torch.log(expected + shape)
 
 
+@dataclass(frozen=True)
+class Inner:
+    """The channels of a graph without some edges, and the (n,) int64 ends of these."""
+
+    channels: Channels
+    users: np.ndarray
+    items: np.ndarray
+
+
 class ChannelBlend(nn.Module):
     """score(u, i) = b_i + sum_c g_c(u) h_c(i) z_c(u, i) over the channels z of `gnnrec.channels`.
 
@@ -129,10 +138,15 @@ class ChannelBlend(nn.Module):
     ) -> ScoreVectors:
         """Return the scores of the given users (all by default); see `Model.forward`."""
         x.check_text(self.config.text_dim)
-        channels, about = self.channels(x), self.about(x)
+        return self.scores_of(self.channels(x), self.about(x), users)
+
+    def scores_of(
+        self, channels: Channels, about: Tensor, users: Tensor | None = None
+    ) -> ScoreVectors:
+        """Return the scores by channels of a graph, and by a context that may be another's."""
         if users is None:
-            users = torch.arange(x.graph.n_users, device=x.device)
-        gates, items, bias = self.weights(channels, about, x.user_degrees[users])
+            users = torch.arange(channels.graph.n_users, device=channels.device)
+        gates, items, bias = self.weights(channels, about, channels.user_degrees[users])
         scores = mixed(channels, users, gates, items)
         return replace(scores, items=torch.cat([scores.items[:, :-1], bias[:, None]], dim=1))
 
@@ -144,15 +158,27 @@ class ChannelBlend(nn.Module):
         """Return a graph's context (see `gnnrec.context`); made once a graph."""
 
         def make() -> Tensor:
-            parts = hide(x.graph, x.seed)
-            if parts is None:
+            asked = "inner" in x.kept
+            inner = self.inner(x)
+            if not asked:
+                del x.kept["inner"]  # it is as large as the graph's own channels
+            if inner is None:
                 nobody = np.zeros(0, dtype=np.int64)
                 return context(self.channels(x), None, (nobody, nobody))
-            rest, users, items = parts
-            inner = self._channels(x.on(rest), x)
-            return context(self.channels(x), inner, (users, items))
+            return context(self.channels(x), inner.channels, (inner.users, inner.items))
 
         return self._kept(x, "context", make)
+
+    def inner(self, x: GraphInput) -> Inner | None:
+        """Return a graph's part without some edges, and these; kept until it is taken away."""
+
+        def make() -> Inner | None:
+            parts = hide(x.graph, x.seed)
+            if parts is None:
+                return None
+            return Inner(self._channels(x.on(parts[0]), x), *parts[1:])
+
+        return self._kept(x, "inner", make)
 
     def fixed_sha256(self) -> str:
         """Digest of what the channels are made from and no fit changes: filter, bridges, texts."""

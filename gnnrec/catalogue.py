@@ -9,9 +9,9 @@ import numpy as np
 from gnnrec.features import text_table
 from gnnrec.interactions import Interactions
 from gnnrec.items import ItemTable
+from gnnrec.target import Target
 from gnnrec.text import TextEncoder
 from gnnrec.text_layers import HiddenTexts
-from gnnrec.transfer import Target
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,11 @@ def transfer_lines(report: dict[str, Any]) -> list[str]:
             "the guard kept a model from scratch: it ranked interactions hidden from both clearly "
             "better than the transferred one"
         )
+    if report["strength"] != 1.0:
+        lines.append(
+            f"what is personal in the scores counts {report['strength']:g} times as much as the "
+            "checkpoint says: so they ranked interactions hidden from them best"
+        )
     return lines
 
 

@@ -174,7 +174,9 @@ class TransferConfig(Settings):
         10, ge=2, description="channels: parts of the training edges, hidden in turn"
     )
     guard: bool = Field(
-        True, description="channels: keep a from-scratch model where it is clearly better"
+        True,
+        description="channels: keep a from-scratch model where it is clearly better; zero-shot: "
+        "let hidden interactions say how far to leave popularity",
     )
     n_folds: int = Field(5, ge=2, description="parts of the training edges, hidden in turn")
     test: float = Field(0.2, gt=0, lt=1)

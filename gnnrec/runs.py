@@ -195,6 +195,7 @@ def transfer_run(
         "steps": adapted.steps,
         "best_steps": list(adapted.best_steps),
         "choice": adapted.choice,
+        "strength": adapted.strength,
         "source": checkpoint.name,
         "target": log.name,
         "retrain": config.retrain,

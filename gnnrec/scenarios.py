@@ -16,7 +16,7 @@ from gnnrec.errors import DataError
 from gnnrec.sources import Log
 from gnnrec.split import cold_items, cold_users, rows_of
 from gnnrec.suite import Scenario
-from gnnrec.transfer import Target
+from gnnrec.target import Target
 
 MAX_VISIBLE = 5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,16 +26,15 @@ from gnnrec.model import Transferable
 from gnnrec.scores import ScoreVectors
 from gnnrec.sources import Log
 from gnnrec.split import split_per_user
+from gnnrec.strength import STRENGTHS, strengthened
+from gnnrec.target import Target
 from gnnrec.text import TextEncoder, text_available
-from gnnrec.transfer import Target
 
 K = 20
 _SHARE = 0.2  # of every user's interactions, hidden
 _MAX_USERS = 1_500  # ranked with one seed
 _CHUNK_SCORES = 2_000_000  # of one channel, in memory at a time
 _NOISE = 2.0  # standard errors
-# Of what is personal, beside the items' bias; of equally good ones the first is named.
-_STRENGTHS = (1.0, 0.5, 0.25, 0.125)
 
 
 @dataclass
@@ -77,9 +76,9 @@ def rank_checkpoints(
     two standard errors of it is tied with it. The best was picked on the same users, so its lead
     is a little flattered.
 
-    What is personal in a checkpoint's scores counts whole, by a half, a quarter or an eighth
-    beside the items' bias, whichever is best on average: how far to leave popularity is the first
-    thing that fine-tuning finds out, and a checkpoint that only errs there is no worse a start.
+    What is personal in a checkpoint's scores counts as much beside the items' bias as is best on
+    average (`gnnrec.strength`): how far to leave popularity is the first thing that fine-tuning
+    finds out, and a checkpoint that only errs there is no worse a start.
 
     Args:
         log: The target.
@@ -98,7 +97,7 @@ def rank_checkpoints(
 
         Cost: encoding the item texts once ever, then for each seed the decompositions of one graph
         and of its part (blends that differ in their weights alone share them), and a product of a
-        few numbers a user and item for each candidate, ranked four times.
+        few numbers a user and item for each candidate, ranked six times.
 
     Raises:
         ConfigError: No checkpoint, two of one name, or no seed.
@@ -125,7 +124,7 @@ def rank_checkpoints(
     features = time.perf_counter() - started
     plain = targets[None]
     for candidate in candidates:
-        candidate.reached = np.zeros((plain.n_users, len(_STRENGTHS)))
+        candidate.reached = np.zeros((plain.n_users, len(STRENGTHS)))
     popularity, asked = np.zeros(plain.n_users), np.zeros(plain.n_users)
     for number in range(n_seeds):
         hiding = _Hiding.draw(plain, seed, number)
@@ -146,7 +145,7 @@ def rank_checkpoints(
     per_user = {name: values[:, strongest[name]] for name, values in reached.items()}
     best = max(names, key=lambda name: per_user[name].mean())  # the first of equal ones
     rows: list[dict[str, Any]] = [
-        {"name": c.checkpoint.name, "strength": _STRENGTHS[strongest[c.checkpoint.name]]}
+        {"name": c.checkpoint.name, "strength": STRENGTHS[strongest[c.checkpoint.name]]}
         | _compared(per_user[c.checkpoint.name], per_user[best])
         | _reading(c.checkpoint, has_text)
         | {"saw_target": _saw(c.checkpoint, log)}
@@ -184,7 +183,7 @@ def _grouped(
     groups: list[_Group] = []
     for checkpoint in checkpoints:
         model = checkpoint.model().to(device).eval()
-        candidates.append(_Candidate(checkpoint, model, np.zeros((0, len(_STRENGTHS)))))
+        candidates.append(_Candidate(checkpoint, model, np.zeros((0, len(STRENGTHS)))))
     # Text readers first: their channels hold all that a text-free blend sees.
     for candidate in sorted(candidates, key=lambda c: not c.checkpoint.config.text_dim):
         config, shared = candidate.checkpoint.config, _shared(candidate.model)
@@ -293,10 +292,9 @@ def _measure(group: _Group, target: Target, hiding: _Hiding, device: torch.devic
         for candidate in group.members:
             with torch.no_grad():
                 scores = candidate.model(x, torch.from_numpy(hiding.users).to(device)).cpu()
-            bias = scores.items[:, -1:]
-            for place, strength in enumerate(_STRENGTHS):
-                items = torch.cat([scores.items[:, :-1], bias / strength], dim=1)
-                candidate.reached[hiding.users, place] += hiding.ndcg(replace(scores, items=items))
+            for place, strength in enumerate(STRENGTHS):
+                values = hiding.ndcg(strengthened(scores, strength))
+                candidate.reached[hiding.users, place] += values
         return
     leader = group.members[0].model
     assert isinstance(leader, ChannelBlend)
@@ -309,7 +307,7 @@ def _measure(group: _Group, target: Target, hiding: _Hiding, device: torch.devic
                 assert isinstance(candidate.model, ChannelBlend)
                 with torch.no_grad():
                     personal, bias = seen.summands(candidate.model)
-                for place, strength in enumerate(_STRENGTHS):
+                for place, strength in enumerate(STRENGTHS):
                     scores = personal.mul(strength).add_(bias).masked_fill_(~seen.valid, -torch.inf)
                     candidate.reached[part.users, place] += ranked_ndcg(scores, seen)
 

@@ -4,98 +4,35 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.calibrate import weigh
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TransferConfig, graph_mode, parse_retrain
 from gnnrec.device import derive_seed, numpy_generator
-from gnnrec.edge_texts import EdgeTexts
 from gnnrec.errors import ConfigError
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter
-from gnnrec.graph import BipartiteGraph, graph_of
 from gnnrec.loop import TrainResult
 from gnnrec.model import Transferable
-from gnnrec.ranks import ALONE, Ranks, current
+from gnnrec.ranks import current
 from gnnrec.retrain import Retrainable
 from gnnrec.sampling import Episode, folds
 from gnnrec.scores import ScoreVectors
 from gnnrec.search import MAX_SEARCH_USERS, HeldOut, search
+from gnnrec.strength import find_strength
+from gnnrec.target import Target
 from gnnrec.text import TextEncoder
-from gnnrec.text_layers import HiddenTexts, delta_sha256
+from gnnrec.text_layers import delta_sha256
 from gnnrec.text_tuning import OwnText, TextTask, own_text
 from gnnrec.train import check_together, fit, held_out_loss
-
-
-@dataclass(frozen=True)
-class Target:
-    """A target's edges as codes, with room for items and users that have no edge yet.
-
-    Attributes:
-        users: (n,) int64.
-        items: (n,) int64.
-        item_text: (n_items, text_dim) float32 tensor, or None.
-        text_codes: (n,) int64, the row of `text_vectors` that is an edge's text, -1 without.
-        text_vectors: (n_texts, text_dim) float32 tensor of what users wrote, or None.
-        texts: n_items texts that `item_text` was made from, "" where there is none, or None.
-        written: n_texts texts that `text_vectors` was made from, or None.
-        text_delta: Digest of what the text model had learned when it made them.
-        kept: What `adapt` can use again when it is called with the same rows, as the arms of a
-            comparison do.
-        read: The same of the texts, whatever the rows; see `TextTask.read`.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    n_users: int
-    n_items: int
-    item_text: Tensor | None = None
-    text_codes: np.ndarray | None = None
-    text_vectors: Tensor | None = None
-    texts: tuple[str, ...] | None = None
-    written: tuple[str, ...] | None = None
-    text_delta: str = ""
-    kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
-    read: dict[str, HiddenTexts] = field(default_factory=dict, compare=False, repr=False)
-
-    def graph_input(
-        self,
-        rows: np.ndarray | slice = slice(None),
-        *,
-        rank: int = 64,
-        device: torch.device | str = "cpu",
-        ranks: Ranks = ALONE,
-    ) -> GraphInput:
-        """Return the graph of some of the rows (all by default), or its part, with its features."""
-        edges = self.users[rows], self.items[rows]
-        graph = graph_of(*edges, self.n_users, self.n_items, ranks)
-        return self.input_of(graph, rank, device)
-
-    def input_of(
-        self, graph: BipartiteGraph, rank: int, device: torch.device | str = "cpu"
-    ) -> GraphInput:
-        """Return a graph of the same nodes with the target's features."""
-        return GraphInput(
-            graph, self.item_text, edge_text=self.edge_text, spectral_rank=rank, device=device
-        )
-
-    @cached_property
-    def edge_text(self) -> EdgeTexts | None:
-        """What users wrote on all edges; a graph's features hold those of its own edges alone."""
-        if self.text_vectors is None or self.text_codes is None:
-            return None
-        shape = self.n_users, self.n_items
-        return EdgeTexts.of(self.users, self.items, self.text_codes, self.text_vectors, shape)
 
 
 @dataclass(frozen=True)
@@ -107,6 +44,7 @@ class Adapted:
         trained: Names of the parameters that the retraining mode trains.
         stages: What each stage of the training did; none where nothing was trained.
         choice: What a guard kept, transferred or scratch; empty without one.
+        strength: By how much what is personal was scaled where nothing was fitted.
         text: The target's texts as the checkpoint's own text model encodes them, retrained or not;
             None where those of the target are the same.
     """
@@ -115,6 +53,7 @@ class Adapted:
     trained: list[str]
     stages: tuple[TrainResult, ...] = ()
     choice: str = ""
+    strength: float = 1.0
     text: OwnText | None = None
 
     def reads(self, x: GraphInput) -> GraphInput:
@@ -295,6 +234,8 @@ def _adapt(
             part = part.some_users(MAX_SEARCH_USERS, config.seed)
             result = search(model, trained, [part], config.search_evaluations, log=log)
         return Adapted(model.eval(), trained, (result,) if result.steps else ())
+    if isinstance(model, ChannelBlend) and retrain == "zero-shot":
+        return _as_it_is(model.eval(), target, np.sort(np.concatenate(rows)), config, device)
     episodes = [
         Episode(target.input_of(graph, rank, device), users, items)
         for graph, users, items in folds(
@@ -344,6 +285,24 @@ def _adapt(
             )
         )
     return Adapted(model.eval(), trained, tuple(stages))
+
+
+def _as_it_is(
+    model: ChannelBlend,
+    target: Target,
+    rows: np.ndarray,
+    config: TransferConfig,
+    device: torch.device | str,
+) -> Adapted:
+    """Fit nothing; but see on all rows how far to leave popularity, unless there is no guard."""
+    if not config.guard or not len(rows):
+        return Adapted(model, [])
+    x = target.graph_input(rows, rank=model.config.spectral_rank, device=device)
+    strength = find_strength(model, x)
+    with torch.no_grad():
+        model.log_weight.add_(math.log(strength))
+    target.keep_input(rows, x)
+    return Adapted(model, [], strength=strength)
 
 
 def _weighed(

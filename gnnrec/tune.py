@@ -30,7 +30,8 @@ from gnnrec.sources import Log
 from gnnrec.space import Space, defaults_of, space_of
 from gnnrec.split import carve_validation
 from gnnrec.storage import clear_left, whole_file, write_json
-from gnnrec.transfer import Target, adapt
+from gnnrec.target import Target
+from gnnrec.transfer import adapt
 
 if TYPE_CHECKING:
     import optuna

@@ -29,7 +29,8 @@ from gnnrec.features import GraphInput
 from gnnrec.model import build_model
 from gnnrec.recommender import Recommender
 from gnnrec.storage import seal
-from gnnrec.transfer import Target, adapt
+from gnnrec.target import Target
+from gnnrec.transfer import adapt
 
 SHORT = TrainConfig(learning_rate=3e-2, pull_to_start=0.0, max_steps=6, evaluate_every=3)
 

@@ -20,7 +20,8 @@ from gnnrec.loop import optimise
 from gnnrec.model import build_model
 from gnnrec.pretrain import pretrain
 from gnnrec.sampling import Episode
-from gnnrec.transfer import Target, adapt
+from gnnrec.target import Target
+from gnnrec.transfer import adapt
 
 STEPS = TrainConfig(learning_rate=2e-2, pull_to_start=0.0, max_steps=40, evaluate_every=10)
 # Of items that all logs share: in each of them item i has one rank of popularity and one group.

@@ -20,7 +20,8 @@ from gnnrec.edge_texts import WEIGHT, EdgeTexts
 from gnnrec.episodes import Source, sample_episode
 from gnnrec.features import GraphInput
 from gnnrec.graph import BipartiteGraph
-from gnnrec.transfer import Target, adapt
+from gnnrec.target import Target
+from gnnrec.transfer import adapt
 
 TRAIN = {"max_steps": 3, "evaluate_every": 1, "n_negatives": 5, "batch_size": 8}
 MODELS = {

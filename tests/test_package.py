@@ -75,6 +75,7 @@ ORDER = [
     "ncf",
     "two_tower",
     "model",
+    "strength",
     # training, and the models that stand beside
     "losses",
     "sampling",
@@ -103,6 +104,7 @@ ORDER = [
     "zoo",
     "readiness",
     "machine",
+    "target",
     "transfer",
     # recommend, evaluate, report
     "catalogue",

@@ -15,7 +15,8 @@ from gnnrec.filters import GraphFilter
 from gnnrec.graph import BipartiteGraph
 from gnnrec.pretrain import pretrain
 from gnnrec.search import HeldOut, search
-from gnnrec.transfer import Target, adapt
+from gnnrec.target import Target
+from gnnrec.transfer import adapt
 
 HEADS = {"row_exponent", "output_exponent", "cosine_weight"}
 CONFIG = ModelConfig(encoder="graph-filter", spectral_rank=8)

@@ -139,15 +139,15 @@ def test_how_far_a_checkpoint_leaves_popularity_is_not_held_against_it(words, mo
     mixed = [checkpoint_of("text", text=True, seed=2), Checkpoint("filter", *filter_of())]
     at = {}
     for strength in (0.25, 1.0):
-        monkeypatch.setattr(select, "_STRENGTHS", (strength,))
+        monkeypatch.setattr(select, "STRENGTHS", (strength,))
         at[strength] = rows_by_name(rank_checkpoints(log, mixed))
         assert {row["strength"] for row in at[strength].values()} == {strength}
-    monkeypatch.setattr(select, "_STRENGTHS", (0.25, 1.0))
+    monkeypatch.setattr(select, "STRENGTHS", (0.25, 1.0))
     for name, row in rows_by_name(rank_checkpoints(log, mixed)).items():
         best = max(at.values(), key=lambda rows: rows[name]["ndcg@20"])[name]
         assert (row["ndcg@20"], row["strength"]) == (best["ndcg@20"], best["strength"])
     # Four times as sure, and counted by a quarter: the same scores.
-    monkeypatch.setattr(select, "_STRENGTHS", (0.25,))
+    monkeypatch.setattr(select, "STRENGTHS", (0.25,))
     sure = checkpoint_of(
         "text", text=True, seed=2, change=lambda p: p["log_weight"].add_(math.log(4))
     )

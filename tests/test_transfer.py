@@ -9,8 +9,9 @@ from test_pretrain import block_log
 from gnnrec.checkpoint import Checkpoint
 from gnnrec.config import TrainConfig, TransferConfig
 from gnnrec.errors import ConfigError
+from gnnrec.target import Target
 from gnnrec.text_tuning import OwnText
-from gnnrec.transfer import Target, adapt
+from gnnrec.transfer import adapt
 
 MODES = ["zero-shot", "heads", "final:1", "final:2", "full", "scratch"]
 FRESH = ("bias.", "residual.", "calibration.")
