@@ -175,14 +175,26 @@ def weigh(
         # A fresh model has no bridge.
         alone = [[part.without(("bridge",)) for part in fold] for fold in folds]
         start = {name: value.clone() for name, value in pretrained.state_dict().items()}
+        twins = kept.setdefault("twins", {}) if kept is not None else {}
         gaps = []
         for told, asked in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
-            twin = fresh()
             seconds += fitted(pretrained, _flat(folds[told]), "guard").seconds
-            seconds += fitted(twin, _flat(alone[told]), "guard, from scratch").seconds
             own = user_ndcg(pretrained, _flat(folds[asked]))
-            gaps.append(user_ndcg(twin, _flat(alone[asked])) - own)
             pretrained.load_state_dict(start)
+            # The same for all modes of one comparison; its time counts in each.
+            key = (
+                pretrained.fixed_sha256(),
+                config.seed,
+                config.weigh.model_dump_json(),
+                str(told),
+            )
+            if key not in twins:
+                twin = fresh()
+                spent = fitted(twin, _flat(alone[told]), "guard, from scratch").seconds
+                twins[key] = (user_ndcg(twin, _flat(alone[asked])), spent)
+            theirs, spent = twins[key]
+            seconds += spent
+            gaps.append(theirs - own)
         gap = np.concatenate(gaps)
         error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
         if gap.mean() > _DOUBT * error:

@@ -183,18 +183,28 @@ def test_arms_of_one_comparison_share_lessons_and_change_nothing(pretrained, mon
         made.append(args)
         return lessons_of(*args, **more)
 
+    twins = []
+
+    def spy_fit(*args, label, **more):
+        twins.extend([label] * (label == "guard, from scratch"))
+        return optimise(*args, label=label, **more)
+
     monkeypatch.setattr("gnnrec.calibrate.lessons_of", spy)
-    shared, counts = target_of(), []
+    monkeypatch.setattr("gnnrec.calibrate.optimise", spy_fit)
+    shared, counts, fits = target_of(), [], []
     for retrain, changes in (("heads", {}), ("final:1", {}), ("scratch", {}), ("final:1", {}),
                              ("final:1", {"seed": 3})):  # fmt: skip
         made.clear()
+        twins.clear()
         found = adapted(model, retrain, target=shared, **changes)
         counts.append(len(made))
+        fits.append(len(twins))
         alone = adapted(model, retrain, target=target_of(), **changes)
         for name, value in alone.model.state_dict().items():
             assert torch.equal(found.model.state_dict()[name], value), (retrain, name)
     # Three folds and the validation rows; a fresh model has no bridges, another seed other folds.
     assert counts == [4, 0, 4, 4, 4]
+    assert fits == [2, 0, 0, 0, 2]  # one of each half, for all modes
     made.clear()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     rows = np.arange(len(shared.users))
