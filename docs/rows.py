@@ -188,3 +188,22 @@ def choosing() -> pd.DataFrame:
     for name, column in table.items():
         table[name] = [f"{value:.{digits.get(str(name), 4)}f}" for value in column]
     return table.rename_axis("target")
+
+
+def strength() -> pd.DataFrame:
+    """Zero-shot as pretrained and with the strength that it finds: means, and the worst candidate.
+
+    The worst is the smallest ratio to popularity of a candidate's mean over seeds.
+    """
+    rows = read("strength.csv")
+    keys = ["target", "fraction", "kept"]
+    means = rows.groupby([*keys, "candidate"]).mean(numeric_only=True)
+    groups = means.groupby(level=keys)
+    table = pd.DataFrame({"popularity": groups["popularity_ndcg@20"].mean()})
+    for name, column in (("as it is", "as_it_is_ndcg@20"), ("strength found", "found_ndcg@20")):
+        table[name] = groups[column].mean()
+        worst = (means[column] / means["popularity_ndcg@20"] - 1).groupby(level=keys).min()
+        table[f"{name}: worst to popularity"] = [f"{100 * value:+.0f} %" for value in worst]
+    digits = table.select_dtypes("number").columns
+    table[digits] = table[digits].map(lambda value: f"{value:.4f}")
+    return table.droplevel("fraction")
