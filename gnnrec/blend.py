@@ -198,7 +198,8 @@ class ChannelBlend(nn.Module):
         if x.item_text is None:
             return []
         tables = [bridge for bridge in self.bridges if isinstance(bridge, Bridge)]
-        return [bridge.match(x.item_text) for bridge in tables]
+        matched = [bridge.match(x.item_text) for bridge in tables]
+        return [one for one in matched if bool(one.found.any())]  # none is as if never made
 
     def _kept(self, x: GraphInput, name: str, make: Callable[[], Kept]) -> Kept:
         # By the table of bridges, which copies of a model that is being trained share.

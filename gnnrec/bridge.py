@@ -11,7 +11,9 @@ from gnnrec.features import GraphInput
 from gnnrec.spectrum import principal_axes
 
 BRIDGE_RANK = 64
-_SAME = 0.85  # cosine of two sentence vectors from which they are taken for one thing
+# Cosine of two sentence vectors from which they are taken for one thing. Below it most are another
+# of the same kind, as the sequel of a film, which say the wrong thing.
+_SAME = 0.9
 _CHUNK = 256
 _N_LEADING = 64
 _ROUNDING = 1e-3
