@@ -11,8 +11,8 @@ from gnnrec.features import GraphInput
 from gnnrec.spectrum import principal_axes
 
 BRIDGE_RANK = 64
-# Cosine of two sentence vectors from which they are taken for one thing. Below it most are another
-# of the same kind, as the sequel of a film, which say the wrong thing.
+# Cosine of two sentence vectors from which they are taken for one thing. Those from .85 on, mostly
+# the same film with other genres, added nothing on films.
 _SAME = 0.9
 _CHUNK = 256
 _N_LEADING = 64
