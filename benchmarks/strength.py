@@ -7,8 +7,8 @@ The candidates of `choosing.py`, one a source and with or without text, each on 
 not see, with a tenth and with all of their training interactions. NDCG@20 on the untouched test
 part, full ranking, of popularity, of the checkpoint as it is, and with the strength that hidden
 interactions of the kept part chose. Which strengths there are and by how much one has to be better
-was decided on seed 0 of four targets; here are seeds 1 and 2. A row a target, fraction, candidate
-and seed goes to results/strength.csv.
+was decided on another split of these targets, seed 0; here are seeds 1 and 2. A row a target,
+fraction, candidate and seed goes to results/strength.csv.
 """
 
 from __future__ import annotations
