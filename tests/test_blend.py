@@ -83,6 +83,17 @@ def test_scores_equal_the_dense_formula(seed, text, bridges):
     np.testing.assert_allclose(scores_of(model, x), expected, atol=1e-4 * largest, rtol=1e-4)
 
 
+def test_a_bridge_without_a_twin_is_as_if_there_were_none():
+    model, alone, x = blend_of(1), blend_of(1, bridges=()), input_of(1)
+    alone.load_state_dict({name: model.state_dict()[name] for name in alone.state_dict()})
+    assert len(model.matched(x)) == 1
+    assert not torch.equal(scores_of(model, x), scores_of(alone, x))
+    model.bridges[0].text.zero_()
+    x = input_of(1)
+    assert not model.channels(x).present[NAMES.index("bridge")]
+    assert torch.equal(scores_of(model, x), scores_of(alone, input_of(1)))
+
+
 def test_some_users_are_those_rows():
     model, x = blend_of(1), input_of(1)
     every, some = scores_of(model, x), torch.tensor([4, 0, 7])
