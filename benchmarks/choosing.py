@@ -16,7 +16,6 @@ runs/choosing, and are not made twice.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import report
+from common import asked, report
 from scipy.stats import kendalltau
 from zoo import settings
 
@@ -116,18 +115,14 @@ def rows_of(target: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Rank and measure on the asked targets; print the mean tau and its interval."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", action="append", choices=TARGETS, help="default: all")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    arguments = parser.parse_args()
-    targets = arguments.target or TARGETS
+    targets, as_json = asked(__doc__, TARGETS)
     rows = [row for target in targets for row in rows_of(target)]
     taus = np.array(list({row["target"]: float(row["kendall_tau"]) for row in rows}.values()))
     rng = np.random.default_rng(0)
     means = rng.choice(taus, (10_000, len(taus))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     print(f"mean tau {taus.mean():.3f} [{low:.3f}, {high:.3f}], targets resampled", file=sys.stderr)
-    report(rows, "choosing", arguments.json, write=set(targets) == set(TARGETS))
+    report(rows, "choosing", as_json, write=set(targets) == set(TARGETS))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gnnrec.console import text_table
 from gnnrec.machine import hardware, machine
 from gnnrec.storage import whole_file
 
-__all__ = ["RESULTS", "hardware", "machine", "report", "timed"]
+__all__ = ["RESULTS", "asked", "hardware", "machine", "report", "timed"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -44,6 +45,15 @@ def timed(
         name: {"min": min(v), "median": statistics.median(v), "max": max(v)}
         for name, v in seconds.items()
     }
+
+
+def asked(about: str, targets: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """Read a script's --target, which may be repeated, and --json; all targets by default."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--target", action="append", choices=targets, help="default: all")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_args()
+    return arguments.target or targets, arguments.json
 
 
 def report(

@@ -13,14 +13,13 @@ fraction, candidate and seed goes to results/strength.csv.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 import numpy as np
 import torch
 from choosing import TARGETS, candidates_for
-from common import report
+from common import asked, report
 
 from gnnrec.arms import popularity_arm, prepare
 from gnnrec.blend import ChannelBlend
@@ -64,11 +63,7 @@ def rows_of(target: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure on the asked targets; print how often the strength helped and harmed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", action="append", choices=TARGETS, help="default: all")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    arguments = parser.parse_args()
-    targets = arguments.target or TARGETS
+    targets, as_json = asked(__doc__, TARGETS)
     rows = [row for target in targets for row in rows_of(target)]
     values = [
         np.array([float(row[f"{name}_ndcg@20"]) for row in rows])
@@ -80,7 +75,7 @@ def main() -> None:
         f"as it is, in {(values[1] < values[2]).sum()} with the strength found",
         file=sys.stderr,
     )
-    report(rows, "strength", arguments.json, write=set(targets) == set(TARGETS))
+    report(rows, "strength", as_json, write=set(targets) == set(TARGETS))
 
 
 if __name__ == "__main__":

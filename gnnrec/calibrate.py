@@ -176,18 +176,14 @@ def weigh(
         alone = [[part.without(("bridge",)) for part in fold] for fold in folds]
         start = {name: value.clone() for name, value in pretrained.state_dict().items()}
         twins = kept.setdefault("twins", {}) if kept is not None else {}
+        about = (pretrained.fixed_sha256(), config.seed, config.weigh.model_dump_json())
         gaps = []
         for told, asked in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
             seconds += fitted(pretrained, _flat(folds[told]), "guard").seconds
             own = user_ndcg(pretrained, _flat(folds[asked]))
             pretrained.load_state_dict(start)
             # The same for all modes of one comparison; its time counts in each.
-            key = (
-                pretrained.fixed_sha256(),
-                config.seed,
-                config.weigh.model_dump_json(),
-                str(told),
-            )
+            key = (*about, str(told))
             if key not in twins:
                 twin = fresh()
                 spent = fitted(twin, _flat(alone[told]), "guard, from scratch").seconds

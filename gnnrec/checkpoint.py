@@ -25,7 +25,7 @@ from gnnrec.text_layers import Delta, check_delta
 FORMAT = 1
 _FILES = ("model.safetensors", "config.json", "training.json", "golden.safetensors", "README.md")
 TEXT_FILE = "text.safetensors"
-_GOLDEN_TOLERANCE = 1e-4  # machines round differently; another computation differs more
+_GOLDEN_TOLERANCE = 1e-5
 # What sizes and numbers that no training made can raise where they are computed with.
 WRONG_NUMBERS = (ArithmeticError, RuntimeError, ValueError, IndexError, TypeError)
 _GOLDEN_USERS, _GOLDEN_ITEMS = 12, 17
@@ -109,7 +109,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: Missing, altered, of a newer format, or it computes something else
-                here than where it was made (beyond 1e-4).
+                here than where it was made (beyond 1e-5).
         """
         folder = Path(folder)
         if (folder / "recommender.json").is_file():

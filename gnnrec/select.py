@@ -21,16 +21,14 @@ from gnnrec.device import numpy_generator, resolve_device
 from gnnrec.errors import ConfigError, DataError
 from gnnrec.features import GraphInput
 from gnnrec.lessons import Lesson, ranked_ndcg, unseen
-from gnnrec.metrics import per_user_metrics
 from gnnrec.model import Transferable
 from gnnrec.scores import ScoreVectors
 from gnnrec.sources import Log
 from gnnrec.split import split_per_user
-from gnnrec.strength import STRENGTHS, strengthened
+from gnnrec.strength import STRENGTHS, K, hidden_ndcg, strengthened
 from gnnrec.target import Target
 from gnnrec.text import TextEncoder, text_available
 
-K = 20
 _SHARE = 0.2  # of every user's interactions, hidden
 _MAX_USERS = 1_500  # ranked with one seed
 _CHUNK_SCORES = 2_000_000  # of one channel, in memory at a time
@@ -274,15 +272,7 @@ class _Hiding:
 
     def ndcg(self, scores: ScoreVectors) -> np.ndarray:
         """Return (m,) NDCG@20 of scores of `users`."""
-        relevant = sp.csr_array(
-            (
-                np.ones(len(self.test_users), dtype=np.float32),
-                (self.row, self.test_items),
-            ),
-            shape=self.seen.shape,
-        )
-        _, top = scores.top_k(min(K, self.seen.shape[1]), seen=self.seen)
-        return per_user_metrics(top, relevant, (K,))[f"ndcg@{K}"]
+        return hidden_ndcg(scores, self.seen, self.row, self.test_items)
 
 
 def _measure(group: _Group, target: Target, hiding: _Hiding, device: torch.device) -> None:

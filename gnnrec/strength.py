@@ -6,17 +6,18 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from gnnrec.blend import ChannelBlend
 from gnnrec.device import numpy_generator
-from gnnrec.evaluate import evaluate_scores
 from gnnrec.features import GraphInput
+from gnnrec.metrics import per_user_metrics
 from gnnrec.scores import ScoreVectors
 
 # Of what is personal, beside the items' bias; of equally good ones the first is taken.
 STRENGTHS = (1.0, 2.0, 4.0, 0.5, 0.25, 0.125)
-_K = 20
+K = 20
 _MAX_USERS = 500
 _DOUBT = 1.0  # standard errors by which another strength has to be better
 
@@ -25,6 +26,22 @@ def strengthened(scores: ScoreVectors, strength: float) -> ScoreVectors:
     """Return scores that rank as if what is personal counted so many times beside the bias."""
     bias = scores.items[:, -1:] / strength
     return replace(scores, items=torch.cat([scores.items[:, :-1], bias], dim=1))
+
+
+def hidden_ndcg(
+    scores: ScoreVectors, seen: sp.csr_array, row: np.ndarray, items: np.ndarray
+) -> np.ndarray:
+    """Return (m,) NDCG@20 of m users' scores.
+
+    Args:
+        scores: Of these users.
+        seen: (m, n_items) CSR of their visible edges, which are not ranked.
+        row: (n,) int64, the user's place of each hidden edge.
+        items: (n,) int64, its item.
+    """
+    relevant = sp.csr_array((np.ones(len(row), dtype=np.float32), (row, items)), shape=seen.shape)
+    _, top = scores.top_k(min(K, seen.shape[1]), seen=seen)
+    return per_user_metrics(top, relevant, (K,))[f"ndcg@{K}"]
 
 
 @torch.no_grad()
@@ -48,18 +65,17 @@ def find_strength(model: ChannelBlend, x: GraphInput) -> float:
     inner = model.inner(x)
     if inner is None:
         return 1.0
-    scores = model.scores_of(inner.channels, model.about(x))
-    x.kept.pop("inner")
     asked = np.unique(inner.users)
     if len(asked) > _MAX_USERS:
         rng = numpy_generator(x.seed, "strength")
         asked = np.sort(rng.choice(asked, _MAX_USERS, replace=False))
+    users = torch.from_numpy(asked).to(x.device)
+    scores = model.scores_of(inner.channels, model.about(x), users)
+    x.kept.pop("inner")
     rows = np.isin(inner.users, asked)
-    hidden, seen = (inner.users[rows], inner.items[rows]), inner.channels.graph.user_items
-    reached = [
-        evaluate_scores(strengthened(scores, s), seen, *hidden, (_K,)).per_user[f"ndcg@{_K}"]
-        for s in STRENGTHS
-    ]
+    row, items = np.searchsorted(asked, inner.users[rows]), inner.items[rows]
+    seen = sp.csr_array(inner.channels.graph.user_items[asked])
+    reached = [hidden_ndcg(strengthened(scores, s), seen, row, items) for s in STRENGTHS]
     best = int(np.argmax([values.mean() for values in reached]))
     gap = reached[best] - reached[0]
     error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
