@@ -149,7 +149,8 @@ def _runs(
     yield from (task(arm) for arm, kind in kinds.items() if kind == "baseline")
     for encoder in suite.encoders:
         arms = [arm for arm in suite.arms if kinds[arm] not in ("baseline", "scratch")]
-        if not suite.encoder[encoder].text:  # the same run twice
+        if not suite.encoder[encoder].text or not suite.has_control(scenario, fraction):
+            # Without text it would be the same run twice.
             arms = [arm for arm in arms if kinds[arm] != "control"]
         if "scratch" in suite.arms:
             yield task("scratch", encoder)

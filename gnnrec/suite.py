@@ -107,6 +107,9 @@ class Suite(Settings):
     arms: tuple[str, ...] = Field(min_length=1)
     scenarios: tuple[Scenario, ...] = Field(("main",), min_length=1)
     shuffled: str = Field("final:1", description="the retraining mode of the arm shuffled-text")
+    control_fractions: tuple[Fraction, ...] | None = Field(
+        None, description="where shuffled-text runs, in main alone; everywhere by default"
+    )
     text_model: str | None = DEFAULT_TEXT_MODEL
     strict: bool = Field(
         False, description="drop from a source what the target has: items, texts, users"
@@ -137,6 +140,11 @@ class Suite(Settings):
     def matrix_fractions(self) -> tuple[float, ...]:
         """The fractions at which every source runs."""
         return self.matrix or self.fractions
+
+    def has_control(self, scenario: Scenario, fraction: float) -> bool:
+        """Whether shuffled-text runs here."""
+        wanted = self.control_fractions
+        return wanted is None or (scenario == "main" and fraction in wanted)
 
     def sources_of(self, encoder: str, target: str) -> list[tuple[str, ...]]:
         """The sources an encoder runs with on a target: never one that holds the target."""
@@ -239,9 +247,12 @@ def _check(suite: Suite) -> None:
         _check_arm(arm)
     if family(suite.shuffled) != "transfer":
         raise ValueError(f"shuffled is {suite.shuffled!r}; expected a retraining mode")
-    for value in suite.matrix or ():
-        if value not in suite.fractions:
-            raise ValueError(f"matrix holds {value}; expected some of fractions {suite.fractions}")
+    for key in ("matrix", "control_fractions"):
+        for value in getattr(suite, key) or ():
+            if value not in suite.fractions:
+                raise ValueError(
+                    f"{key} holds {value}; expected some of fractions {suite.fractions}"
+                )
     for arm in suite.arms:
         if family(arm) != "baseline" and not suite.encoders:
             raise ValueError(f"the arm {arm} needs an encoder; name some in encoders")

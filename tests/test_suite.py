@@ -91,6 +91,8 @@ def test_an_encoder_is_the_architecture_of_its_name_unless_its_table_says():
         ({"sourcs": []}, "'sourcs' is not a known setting of a suite; did you mean 'sources'"),
         ({"targets": []}, "targets"),
         ({"fractions": [0.0]}, "fractions.0 is 0"),
+        ({"matrix": [0.2]}, "matrix holds 0.2; expected some of fractions"),
+        ({"control_fractions": [0.2]}, "control_fractions holds 0.2; expected some of fractions"),
         ({"encoder": {"lightgcn": {"pretrain": {"trian": {}}}}}, "'pretrain.trian'.*'train'"),
         ({"encoder": {"lightgnc": {}}}, "did you mean 'lightgcn'"),
         ({"encoder": 3}, r"expected tables \[encoder.NAME\]"),
@@ -151,6 +153,19 @@ def test_the_matrix_runs_every_source_and_the_rest_waits_for_the_best():
         row["best_value"] = ""
     with pytest.raises(ConfigError, match="no arm of lightgcn on ml-100k has a validation value"):
         best_source(suite, rows, "ml-100k", "lightgcn")
+
+
+def test_the_control_runs_where_it_is_asked_for():
+    changes = {"sources": ["goodbooks-10k"], "scenarios": ["main", "cold-items"]}
+    everywhere = {task for task in tasks_of(suite_of(**changes)) if task.arm == "shuffled-text"}
+    assert {(t.scenario, t.fraction) for t in everywhere} == {
+        (scenario, fraction) for scenario in changes["scenarios"] for fraction in DATA["fractions"]
+    }
+    some = tasks_of(suite_of(**changes, control_fractions=[0.02]))
+    assert {t for t in some if t.arm == "shuffled-text"} == {
+        task for task in everywhere if (task.scenario, task.fraction) == ("main", 0.02)
+    }
+    assert set(some) | everywhere == set(tasks_of(suite_of(**changes)))
 
 
 def test_a_larger_suite_has_the_same_runs():
