@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -303,3 +304,9 @@ def test_no_code_comes_with_a_file(name):
 def test_the_search_finds_what_it_looks_for(line):
     assert dangers(line)
     assert not dangers("model.eval()\nnp.load(path, allow_pickle=False)\nre.compile('a')")
+
+
+def test_the_table_of_where_a_change_belongs_has_every_module():
+    table = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {name.strip("/") for name in re.findall(r"`([a-z_]+/?)`", table)}
+    assert {name.split(".")[0] for name in ORDER} - named == {"__main__"}
