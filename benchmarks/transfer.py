@@ -1,10 +1,10 @@
-"""The README's table of the transfer suite, from the committed rows.
+"""The README's tables of the transfer suite, from the committed rows.
 
     gnnrec bench benchmarks/suites/transfer.toml     # makes runs/bench/transfer, in shards
     python benchmarks/transfer.py --keep runs/bench/transfer   # copies what is committed
-    python benchmarks/transfer.py                    # prints the table
+    python benchmarks/transfer.py                    # prints the tables
 
-Only fractions of which every seed is there are shown.
+What was to be reached, as `gnnrec report` judges it, then every target and fraction. Only fractions of which every seed is there are shown.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import shutil
 from pathlib import Path
 
 from common import RESULTS
+
+from gnnrec.suite_report import readme_block
 
 FOLDER = RESULTS / "transfer"
 KEPT = ("runs.csv", "curves.csv", "trials.csv", "overlap.csv", "differences.csv", "suite.toml")
@@ -88,6 +90,11 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def benefits() -> str:
+    """What transfer was to reach on the suite, and whether it did."""
+    return readme_block(FOLDER).strip()
+
+
 def keep(folder: Path) -> None:
     """Copy what is committed of a results folder."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -96,13 +103,13 @@ def keep(folder: Path) -> None:
 
 
 def main() -> None:
-    """Copy rows, or print the table."""
+    """Copy rows, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, help="results folder to copy from")
     arguments = parser.parse_args()
     if arguments.keep is not None:
         keep(arguments.keep)
-    print(markdown())
+    print(benefits(), markdown(), sep="\n\n")
 
 
 if __name__ == "__main__":
