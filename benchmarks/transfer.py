@@ -4,7 +4,8 @@
     python benchmarks/transfer.py --keep runs/bench/transfer   # copies what is committed
     python benchmarks/transfer.py                    # prints the tables
 
-What was to be reached, as `gnnrec report` judges it, then every target and fraction. Only fractions of which every seed is there are shown.
+What was to be reached, as `gnnrec report` judges it, then every target and fraction. Only fractions
+of which every seed is there are shown.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from gnnrec.model import build_model
 from gnnrec.overlap import Overlap, Side, overlap, without
 from gnnrec.runs import pretrain_run
 from gnnrec.sources import Log, describe, open_file, open_log
-from gnnrec.suite import SHUFFLED, Suite, family
+from gnnrec.suite import SHUFFLED, Suite
 from gnnrec.text import TextEncoder
 from gnnrec.zoo import resolve
 
@@ -88,10 +88,9 @@ class Materials:
             ConfigError: A retraining mode that an encoder does not have.
         """
         for encoder in self.suite.encoders:
-            scratch = self.scratch(encoder)
-            for arm in (*self.suite.arms, self.suite.shuffled):
-                if arm != SHUFFLED and family(arm) != "baseline":
-                    scratch.check_retrain(arm)
+            scratch, shuffled = self.scratch(encoder), self.suite.shuffled
+            for arm in self.suite.arms_of(encoder):
+                scratch.check_retrain(shuffled if arm == SHUFFLED else arm)
 
     def _data_set(self, name: str) -> DataSet:
         log = self.open(name)

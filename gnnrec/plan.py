@@ -148,11 +148,12 @@ def _runs(
     kinds = {arm: family(arm) for arm in suite.arms}
     yield from (task(arm) for arm, kind in kinds.items() if kind == "baseline")
     for encoder in suite.encoders:
-        arms = [arm for arm in suite.arms if kinds[arm] not in ("baseline", "scratch")]
+        mine = suite.arms_of(encoder)
+        arms = [arm for arm in mine if kinds[arm] != "scratch"]
         if not suite.encoder[encoder].text or not suite.has_control(scenario, fraction):
             # Without text it would be the same run twice.
             arms = [arm for arm in arms if kinds[arm] != "control"]
-        if "scratch" in suite.arms:
+        if "scratch" in mine:
             yield task("scratch", encoder)
         sources = suite.sources_of(encoder, target)
         if arms and not every:
@@ -182,7 +183,7 @@ def best_source(
     sources = suite.sources_of(encoder, target)
     if len(sources) == 1:
         return sources[0]
-    arms = [arm for arm in suite.arms if family(arm) == "transfer"]
+    arms = [arm for arm in suite.arms_of(encoder) if family(arm) == "transfer"]
     values: dict[tuple[str, ...], list[float]] = {source: [] for source in sources}
     known = {row["run"]: row["best_value"] for row in rows}
     for fraction in suite.matrix_fractions:

@@ -81,6 +81,7 @@ class EncoderSettings(Settings):
     sources: tuple[str, ...] | None = Field(
         None, description="those of the suite it runs with, joined by +; all by default"
     )
+    arms: tuple[str, ...] | None = Field(None, description="those of the suite; all by default")
     pretrain: PretrainConfig = PretrainConfig()
     checkpoint: str | None = Field(
         None, description="a shipped name or a folder; it is measured as it is, nothing pretrained"
@@ -145,6 +146,12 @@ class Suite(Settings):
         """Whether shuffled-text runs here."""
         wanted = self.control_fractions
         return wanted is None or (scenario == "main" and fraction in wanted)
+
+    def arms_of(self, encoder: str) -> list[str]:
+        """The arms that run with an encoder, in the suite's order."""
+        wanted = self.encoder[encoder].arms
+        arms = [arm for arm in self.arms if family(arm) != "baseline"]
+        return [arm for arm in arms if wanted is None or arm in wanted]
 
     def sources_of(self, encoder: str, target: str) -> list[tuple[str, ...]]:
         """The sources an encoder runs with on a target: never one that holds the target."""
@@ -263,6 +270,8 @@ def _check(suite: Suite) -> None:
         _one_of(name, suite.encoders, "encoder")
         for source in settings.sources or ():
             _one_of(source, ["+".join(s) for s in suite.sources], "source")
+        for arm in settings.arms or ():
+            _one_of(arm, [arm for arm in suite.arms if family(arm) != "baseline"], "arm")
         if settings.text and suite.text_model is None:
             raise ValueError(f"the encoder {name} reads text; expected a text_model")
         if settings.checkpoint is not None:
@@ -276,14 +285,14 @@ def _check(suite: Suite) -> None:
 
 
 def _check_sources(suite: Suite, encoder: str, target: str) -> None:
-    arms = [arm for arm in suite.arms if family(arm) in ("transfer", "control")]
+    arms = [arm for arm in suite.arms_of(encoder) if family(arm) != "scratch"]
     sources = suite.sources_of(encoder, target)
     if arms and not sources:
         raise ValueError(
             f"the target {target} has no source left for {encoder}: no target may be in its own "
             "source; name another source"
         )
-    if suite.encoder[encoder].checkpoint is not None:
+    if not arms or suite.encoder[encoder].checkpoint is not None:
         return
     for name in (name for source in sources for name in source):
         textless = [s.name for s in list_datasets() if not s.has_text and s.name not in suite.data]

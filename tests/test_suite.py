@@ -108,6 +108,8 @@ def test_an_encoder_is_the_architecture_of_its_name_unless_its_table_says():
         ({"arms": ["zero-shot"]}, "chosen by validation"),
         ({"scenarios": ["cold-items"]}, "chosen by validation"),
         ({"encoder": {"lightgcn": {"sources": ["goodbooks"]}}}, "did you mean 'goodbooks-10k'"),
+        ({"encoder": {"lightgcn": {"arms": ["scratsh"]}}}, "did you mean 'scratch'"),
+        ({"encoder": {"lightgcn": {"arms": ["ease"]}}}, "not a known arm"),
     ],
 )
 def test_what_does_not_fit_is_one_line(changes, words):
@@ -166,6 +168,24 @@ def test_the_control_runs_where_it_is_asked_for():
         task for task in everywhere if (task.scenario, task.fraction) == ("main", 0.02)
     }
     assert set(some) | everywhere == set(tasks_of(suite_of(**changes)))
+
+
+def test_an_encoder_may_run_some_arms_alone():
+    all_of_them = tasks_of(suite_of(sources=["goodbooks-10k"]))
+    suite = suite_of(sources=["goodbooks-10k"], encoder={"lightgcn": {"arms": ["scratch"]}})
+    tasks = tasks_of(suite)
+    assert {task.arm for task in tasks if task.encoder == "lightgcn"} == {"scratch"}
+    for encoder in ("", "graph-filter"):
+        assert [t for t in tasks if t.encoder == encoder] == [
+            task for task in all_of_them if task.encoder == encoder
+        ]
+    # Where it needs no source it neither waits for the best one nor minds one without texts.
+    suite = suite_of(
+        sources=["goodbooks-10k", "gowalla"], encoder={"lightgcn": {"arms": ["scratch"]}}
+    )
+    waiting = [entry for entry in plan(suite, []) if isinstance(entry, Waiting)]
+    assert {entry.encoder for entry in waiting} == {"graph-filter"}
+    assert {t.fraction for t in tasks_of(suite) if t.encoder == "lightgcn"} == {0.02, 0.1, 1.0}
 
 
 def test_a_larger_suite_has_the_same_runs():
