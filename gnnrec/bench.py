@@ -116,6 +116,10 @@ class _Bench:
         self.deadline = math.inf
         self.textless: set[tuple[str, str]] = set()  # (target, arm) that cannot run
         self.prepared = functools.lru_cache(maxsize=1)(self._prepared)
+        # Kept as well: what the arms of a comparison share hangs on their target.
+        self.without_text = functools.lru_cache(maxsize=1)(
+            lambda *place: with_text(self.prepared(*place), None)
+        )
         self.split_sha256 = functools.lru_cache(maxsize=1)(
             lambda *place: self.prepared(*place).split_sha256
         )
@@ -234,7 +238,7 @@ class _Bench:
 
     def _text_for(self, task: Task, prepared: Prepared) -> Prepared:
         if not self.suite.encoder[task.encoder].text:
-            return with_text(prepared, None)
+            return self.without_text(*_place(task))
         return shuffled_text(prepared, task.seed) if task.arm == SHUFFLED else prepared
 
     def _config(self, task: Task, settings: Settings) -> TransferConfig:

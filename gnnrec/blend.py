@@ -182,7 +182,8 @@ class ChannelBlend(nn.Module):
 
     def fixed_sha256(self) -> str:
         """Digest of what the channels are made from and no fit changes: filter, bridges, texts."""
-        digest = hashlib.sha256(repr((self.config.text_dim, self.config.text_model)).encode())
+        about = (self.config.text_dim, self.config.text_model, self.config.spectral_rank)
+        digest = hashlib.sha256(repr(about).encode())
         for table in [*self.filter.parameters(), *self.bridges.buffers()]:
             digest.update(table.detach().cpu().numpy().tobytes())
         return digest.hexdigest()

@@ -31,7 +31,7 @@ def bench(
 ) -> None:
     """Run a benchmark suite, a row per run; again, it goes on."""
     from gnnrec.bench import run_bench
-    from gnnrec.suite import load_suite
+    from gnnrec.suite_file import load_suite
 
     settings = load_suite(suite)
     emit(

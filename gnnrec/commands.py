@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from gnnrec.text import DEFAULT_TEXT_MODEL, TextEncoder, require_text_extra, tex
 from gnnrec.zoo import available, resolve
 
 Say = Callable[..., None]
-_INTEGER = re.compile("0|-?[1-9][0-9]{0,17}")  # what int64 gives back as it came
-_TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".gz")
 
 
 def pretrain_command(
@@ -54,8 +51,10 @@ def pretrain_command(
             say("the sources have text; to use it: pip install 'gnnrec[text]'")
     if text:
         require_text_extra()
-        model = overrides.get("model.text_model") or DEFAULT_TEXT_MODEL
+        model = overrides.get("model.text_model") or first.model.text_model or DEFAULT_TEXT_MODEL
         overrides |= {"model.text_model": model, "model.text_dim": TextEncoder(model).dim}
+    else:  # whatever the file says
+        overrides |= {"model.text_dim": 0, "model.text_layers": 0}
     config = load_config(PretrainConfig, config_file, overrides)
     about = _about("pretrain", config, device, logs)
     with together(str(resolve_device(device))) as ranks, resumable(out, about, say):

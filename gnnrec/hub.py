@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from gnnrec.checkpoint import TEXT_FILE
 from gnnrec.errors import CheckpointError, ConfigError, DownloadError
 from gnnrec.storage import MANIFEST, verify
 
@@ -19,6 +20,8 @@ FILES = (
     "README.md",
     MANIFEST,
 )
+# With the retrained layers of a sentence encoder, which few checkpoints have.
+_PATTERNS = [*FILES, TEXT_FILE]
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -63,7 +66,7 @@ def fetch(name: str, *, endpoint: str | None = None, cache: Path | None = None) 
             snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=list(FILES),
+                allow_patterns=_PATTERNS,
                 endpoint=endpoint or os.environ.get("HF_ENDPOINT"),
                 cache_dir=cache,
                 library_name="gnnrec",
@@ -104,7 +107,7 @@ def push(folder: Path, name: str, *, private: bool = False, endpoint: str | None
             repo_id=repository,
             folder_path=folder,
             revision=revision,
-            allow_patterns=list(FILES),
+            allow_patterns=_PATTERNS,
             commit_message="A checkpoint of gnnrec",
         )
     except Exception as error:

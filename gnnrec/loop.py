@@ -282,6 +282,6 @@ def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _diverged(found: str, stage: Stage, step: int, learning_rate: float) -> NoReturn:
     raise GnnrecError(
         f"{stage.label}: {found} at step {step} with the learning rate {learning_rate:.3g}; lower "
-        "--learning-rate (train.learning_rate) or look for extreme values in the data"
-        + stage.where()
+        "the stage's learning_rate in --config (train, calibrate, weigh or text) or look for "
+        "extreme values in the data" + stage.where()
     )

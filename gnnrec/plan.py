@@ -216,7 +216,10 @@ def parse_only(texts: Sequence[str], suite: Suite) -> dict[str, set[str]]:
     known: dict[str, set[str]] = {
         "scenario": set(suite.scenarios),
         "target": set(suite.targets),
-        "source": {"", *("+".join(source) for source in suite.sources)},
+        "source": {
+            *("", *("+".join(source) for source in suite.sources)),
+            *(settings.checkpoint or "" for settings in suite.encoder.values()),
+        },
         "arm": set(suite.arms),
         "encoder": {"", *suite.encoders},
         "fraction": {as_text(f) for s in suite.scenarios for f in suite.fractions_of(s)},

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Sized
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from gnnrec.datasets import cache_folder
 from gnnrec.errors import ConfigError
+from gnnrec.storage import file_sha256
 from gnnrec.text_layers import Delta, apply_delta, delta_sha256
 
 if TYPE_CHECKING:
@@ -115,8 +117,13 @@ class TextEncoder:
         """Return what sentence-transformers loads, without the delta and in full precision."""
         return TextEncoder(self.model.removesuffix(HALF), self.device)._loaded()
 
+    @cached_property
+    def _weights(self) -> str:
+        return _folder_sha256(self.model.removesuffix(HALF))
+
     def _key(self, text: str) -> bytes:
-        return hashlib.sha256(f"{self.name}\0{MAX_TOKENS}\0{text}".encode()).digest()
+        about = f"{self.name}{self._weights}\0{MAX_TOKENS}\0{text}"
+        return hashlib.sha256(about.encode()).digest()
 
     def _run(self, texts: list[str]) -> np.ndarray:
         found = self._loaded().encode(
@@ -161,6 +168,17 @@ def require_text_extra() -> None:
     """Raise a ConfigError with the pip command where the `[text]` extra is missing."""
     if not text_available():
         raise ConfigError("text features need an extra: pip install 'gnnrec[text]'")
+
+
+def _folder_sha256(model: str) -> str:
+    """Digest of a local folder's files, whose path says nothing of what is in it; else empty."""
+    folder = Path(model).expanduser()
+    if model in _PACKAGED or not folder.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{file_sha256(path)}\0".encode())
+    return "+" + digest.hexdigest()
 
 
 def _resolve(model: str) -> str:

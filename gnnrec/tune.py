@@ -231,7 +231,7 @@ def measured(
     """Adapt on a repeat and return (n,) NDCG@20 of its measured users, users ascending."""
     target = repeat.target
     adapted = adapt(checkpoint, target, repeat.train, repeat.validation, config, device=device)
-    rows = np.concatenate([repeat.train, repeat.validation])
+    rows = np.sort(np.concatenate([repeat.train, repeat.validation]))
     scores, x = adapted.scores(target, rows, device)
     users, items = target.users[repeat.measured], target.items[repeat.measured]
     return evaluate_scores(scores, x.graph.user_items, users, items, (20,)).per_user[MEASURE]

@@ -16,7 +16,7 @@ from gnnrec.config import ModelConfig, PretrainConfig, validate
 from gnnrec.encoders import Encoder, build_encoder, register
 from gnnrec.encoders.base import Block
 from gnnrec.errors import CheckpointError, ConfigError
-from gnnrec.suite import make_suite
+from gnnrec.suite_file import make_suite
 
 SOURCE = """
 import torch

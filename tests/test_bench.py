@@ -22,7 +22,7 @@ from gnnrec.ledger import Row, read_rows
 from gnnrec.machine import peak_memory_mb, reset_peak_memory
 from gnnrec.split import make_split
 from gnnrec.stats import paired_bootstrap
-from gnnrec.suite import load_suite
+from gnnrec.suite_file import load_suite
 
 ONLY = ("target=shop", "arm=popularity|scratch|zero-shot|heads")
 SCENARIOS = ("main", "cold-items", "cold-users")

@@ -24,7 +24,8 @@ from gnnrec.ledger import Row, read_rows
 from gnnrec.metrics import by_bucket
 from gnnrec.plan import Task, part_sha256, plan, run_id
 from gnnrec.stats import holm, paired_bootstrap
-from gnnrec.suite import Suite, make_suite
+from gnnrec.suite import Suite
+from gnnrec.suite_file import make_suite
 
 
 def runs_of(

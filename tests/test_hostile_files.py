@@ -29,7 +29,7 @@ from gnnrec.items import read_items
 from gnnrec.parsers import movielens_from_archive, movielens_from_wheel, read_member
 from gnnrec.recommender import Recommender
 from gnnrec.storage import MANIFEST, seal
-from gnnrec.suite import load_suite
+from gnnrec.suite_file import load_suite
 from gnnrec.suite_report import report_command
 from gnnrec.tensors import read_tensors
 

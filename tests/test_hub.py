@@ -45,6 +45,15 @@ def test_a_checkpoint_comes_back_the_same(hub, checkpoint, checkpoint_folder, tm
     assert len([r for r in hub.requests if r.startswith("GET /somebody")]) == before  # cached
 
 
+def test_retrained_text_layers_go_along(hub, tmp_path):
+    folder = resolve("two-tower.text")
+    push(folder, NAME, endpoint=hub.address)
+    back = Checkpoint.load(fetch(NAME, endpoint=hub.address, cache=tmp_path))
+    assert back.text and all(
+        torch.equal(back.text[name], value) for name, value in Checkpoint.load(folder).text.items()
+    )
+
+
 def test_a_revision_is_that_of_its_commit(hub, checkpoint_folder, tmp_path):
     push(checkpoint_folder, NAME, endpoint=hub.address)
     first, files = hub.commits["somebody/books"][-1]

@@ -131,6 +131,7 @@ ORDER = [
     "tune",
     # the benchmark suite
     "suite",
+    "suite_file",
     "trials",
     "plan",
     "overlap",

@@ -28,7 +28,8 @@ from gnnrec.plan import (
     run_id,
 )
 from gnnrec.space import space_of
-from gnnrec.suite import Suite, load_suite, make_suite
+from gnnrec.suite import Suite
+from gnnrec.suite_file import load_suite, make_suite
 from gnnrec.trials import nearer, settings_to_try
 
 SUITES = Path(__file__).parent.parent / "benchmarks" / "suites"
@@ -93,6 +94,7 @@ def test_an_encoder_is_the_architecture_of_its_name_unless_its_table_says():
         ({"fractions": [0.0]}, "fractions.0 is 0"),
         ({"matrix": [0.2]}, "matrix holds 0.2; expected some of fractions"),
         ({"control_fractions": [0.2]}, "control_fractions holds 0.2; expected some of fractions"),
+        ({"control_fractions": [0.1], "arms": ["scratch"]}, "add both, or leave it out"),
         ({"encoder": {"lightgcn": {"pretrain": {"trian": {}}}}}, "'pretrain.trian'.*'train'"),
         ({"encoder": {"lightgnc": {}}}, "did you mean 'lightgcn'"),
         ({"encoder": 3}, r"expected tables \[encoder.NAME\]"),
@@ -335,11 +337,51 @@ def test_a_folder_has_one_process(tmp_path):
         pass
 
 
+def test_an_own_log_is_known_by_what_is_in_it(tmp_path, monkeypatch):
+    def parts(folder: Path) -> set[str]:
+        suite = make_suite(DATA | {"targets": ["shop"], "data": data}, "s.toml", folder)
+        return {part_sha256(suite, task) for task in tasks_of(suite)}
+
+    data = {"shop": {"file": "log.csv"}}
+    (tmp_path / "other").mkdir()
+    for name in ("log.csv", "other/log.csv"):
+        (tmp_path / name).write_text("user_id,item_id\n1,2\n")
+    first = parts(tmp_path)
+    assert parts(tmp_path / "other") == first
+    monkeypatch.chdir(tmp_path)
+    assert parts(Path()) == first
+    suite = make_suite(DATA | {"targets": ["shop"], "data": data}, "s.toml")
+    assert Path(suite.data["shop"].file).is_absolute()
+    data["shop"]["sha256"] = suite.data["shop"].sha256
+    assert parts(tmp_path) == first
+    (tmp_path / "log.csv").write_text("user_id,item_id\n1,3\n")
+    with pytest.raises(ConfigError, match="data.shop: found the sha256 .* do not belong together"):
+        parts(tmp_path)
+    del data["shop"]["sha256"]
+    assert not parts(tmp_path) & first
+
+
+def test_a_checkpoint_is_a_source_to_filter_by():
+    suite = make_suite(
+        {
+            "name": "s",
+            "targets": ["ml-100k"],
+            "encoders": ["shipped"],
+            "arms": ["scratch", "zero-shot"],
+            "encoder": {"shipped": {"checkpoint": "channels.text"}},
+        },
+        "s.toml",
+    )
+    only = parse_only(["source=channels.text"], suite)
+    assert {task.arm for task in tasks_of(suite) if chosen(task, only)} == {"zero-shot"}
+
+
 def test_columns_of_an_own_log_are_named_and_add_nothing_where_they_are_not():
     plain = suite_of(targets=["shop"], data={"shop": {"file": "log.csv"}})
     named = {"file": "log.csv", "user_column": "Kunde", "min_weight": 2}
     other = suite_of(targets=["shop"], data={"shop": named})
-    assert plain.data["shop"].identity() == {"file": "log.csv", "items": None}
+    # Neither file is there: then it is known by its path, and reading it says so.
+    assert plain.data["shop"].identity() == {"file": str(Path("log.csv").absolute())}
     assert other.data["shop"].columns == Columns(user="Kunde")
     tasks = tasks_of(plain)
     assert all(part_sha256(plain, task) != part_sha256(other, task) for task in tasks)

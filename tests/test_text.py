@@ -55,6 +55,15 @@ def test_texts_of_one_length_go_in_an_order_of_their_own(asked):
     assert all(found == sorted(found) and len(found) == 300 for found in keys)
 
 
+def test_a_folder_is_known_by_what_is_in_it(asked, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for contents, n_asked in ((b"one", 1), (b"one", 1), (b"two", 2)):
+        (folder / "weights").write_bytes(contents)
+        TextEncoder(str(folder)).encode(["a"])
+        assert len(asked) == n_asked
+
+
 def test_an_interrupted_run_keeps_its_chunks(asked, monkeypatch):
     monkeypatch.setattr(text, "_CHUNK", 2)
     run = TextEncoder._run

@@ -280,7 +280,8 @@ def test_a_loss_that_is_not_finite_is_an_error():
     with torch.no_grad():
         model.bias.slope.fill_(torch.nan)
     with pytest.raises(
-        GnnrecError, match=r"loss became nan at step 0 .* rate 0\.01; lower --learning-rate"
+        GnnrecError,
+        match=r"loss became nan at step 0 .* rate 0\.01; lower .* learning_rate",
     ):
         run(model, episode_of())
 

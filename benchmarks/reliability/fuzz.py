@@ -178,7 +178,7 @@ def made(name: str, folder: Path) -> tuple[Try, list[bytes]]:
     from gnnrec.interactions import read_interactions, read_items
     from gnnrec.parsers import movielens_from_archive, movielens_from_wheel
     from gnnrec.storage import seal
-    from gnnrec.suite import load_suite
+    from gnnrec.suite_file import load_suite
 
     log = pd.DataFrame({"user_id": [1, 2], "item_id": ["a", "b"], "timestamp": [10, 20]})
     texts = [
