@@ -67,15 +67,23 @@ def markdown() -> str:
             if best is None or twin is None:
                 continue
 
-            def cell(arm: str, source: str = "") -> list[dict[str, str]]:
+            def cell(*wanted: str) -> list[dict[str, str]]:
                 return [
                     row
                     for row in here  # noqa: B023
                     if float(row["fraction"]) == fraction  # noqa: B023
-                    and (row["arm"], row["source"]) == (arm, source)
+                    and (row["arm"], row["encoder"], row["source"]) == wanted
                 ]
 
-            parts = [cell(best["against"]), cell("scratch"), cell(ARM, best["source"])]
+            own = best["encoder"]
+            parts = [
+                cell(best["against"], best["against_encoder"], ""),
+                cell("scratch", own, ""),
+                cell(ARM, own, best["source"]),
+            ]
+            name = best["against"]
+            if name == "scratch" and best["against_encoder"] != own:
+                name = f"{best['against_encoder']} {name}"
             if any(len(part) < n_seeds for part in parts):
                 continue
             values = [f"{mean(part):.4f}" for part in parts]
@@ -85,7 +93,7 @@ def markdown() -> str:
                 for row in (best, twin)
             ]
             lines.append(
-                f"| {target} | {100 * fraction:g} % | {best['against']} {values[0]} | {values[1]} "
+                f"| {target} | {100 * fraction:g} % | {name} {values[0]} | {values[1]} "
                 f"| {values[2]} | {gains[0]} | {gains[1]} |"
             )
     return "\n".join(lines)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pandas.core.groupby import DataFrameGroupBy
 
 RESULTS = Path(os.environ["GNNREC_ROOT"]) / "benchmarks" / "results"
-NO_SOURCE = ("popularity", "itemknn", "rp3beta", "ease", "ials", "gf-cf", "raw-text", "scratch")
 MEASURE = "ndcg@20"
 LEVEL = 0.05  # of p-values after Holm's correction
 
@@ -46,6 +45,7 @@ def differences(
     """A suite's differences of an arm to another in NDCG@20, with the chosen source, by target.
 
     Adds `difference`, text, and `verdict`: ahead or behind where the whole interval is, else open.
+    `against` says of another encoder's model from scratch which.
 
     Args:
         suite: transfer or families.
@@ -63,7 +63,9 @@ def differences(
     verdict = pd.Series("open", frame.index)
     verdict[frame["relative_low"] > 0] = "ahead"
     verdict[frame["relative_high"] < 0] = "behind"
-    return frame.assign(difference=percent(frame), verdict=verdict)
+    other = (frame["against"] == "scratch") & (frame["against_encoder"] != frame["encoder"])
+    named = frame["against"].mask(other, frame["against_encoder"] + " scratch")
+    return frame.assign(difference=percent(frame), verdict=verdict, against=named)
 
 
 def beside(frame: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -116,8 +118,10 @@ def best_without_source(target: str) -> pd.DataFrame:
     for cell in cells[cells["target"] == target].itertuples():
         here = runs[runs["fraction"] == cell.fraction]
         here = here[here["source"].isna() | (here["source"] == cell.source)]
+        other = (here["arm"] == "scratch") & (here["encoder"] != cell.encoder)
+        here = here.assign(arm=here["arm"].mask(other, here["encoder"] + " scratch"))
         values = whole_means(here.groupby("arm"), n_seeds)
-        plain = values[values.index.isin(NO_SOURCE)]
+        plain = values[values.index.isin(here[here["source"].isna()]["arm"])]
         rows.append(
             {
                 "kept": cell.kept,

@@ -254,7 +254,7 @@ class _Bench:
     def _tuned(self, task: Task) -> Settings:
         """The settings that validated best at the nearer of the tuning fractions; ties: earlier.
 
-        Chosen on the first seed's validation rows in the scenario main, and for arms with sources
+        Chosen on the validation rows of seed 0 in the scenario main, and for arms with sources
         with the first of these: every arm has the same number of trials on a target, however many
         sources it is then run with. The control has the settings of the arm that it controls.
         """

@@ -302,7 +302,7 @@ def select(
         list[str] | None,
         typer.Option(help="Name or folder of a candidate; may be repeated (default: all shipped)."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How often another tenth is hidden.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How often another fifth is hidden.")] = 3,
     seed: Seed = None,
     device: Device = "auto",
     mirror: Mirror = None,

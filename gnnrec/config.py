@@ -131,11 +131,14 @@ class PretrainConfig(Settings):
     search_evaluations: int = Field(
         40, ge=0, description="graph-filter: settings tried on held-out interactions"
     )
-    weigh: TrainConfig = TrainConfig(
-        learning_rate=4e-3,
-        pull_to_start=3e-4,
-        max_steps=1000,
-        evaluate_every=200,
+    weigh: TrainConfig = Field(
+        TrainConfig(
+            learning_rate=4e-3,
+            pull_to_start=3e-4,
+            max_steps=1000,
+            evaluate_every=200,
+        ),
+        description="channels: its one loop; train is not read",
     )
     n_lessons: int = Field(160, ge=1, description="channels: sub-graphs drawn from each source")
     variants: float = Field(
@@ -163,12 +166,15 @@ class TransferConfig(Settings):
     train: TrainConfig = TrainConfig()
     text: TrainConfig = _TEXT
     # Slopes and networks at the weights' own rate: one fit in ten ran away on a large log.
-    weigh: TrainConfig = TrainConfig(
-        learning_rate=3e-2,
-        layer_decay=0.5,
-        pull_to_start=2e-3,
-        max_steps=300,
-        evaluate_every=25,
+    weigh: TrainConfig = Field(
+        TrainConfig(
+            learning_rate=3e-2,
+            layer_decay=0.5,
+            pull_to_start=2e-3,
+            max_steps=300,
+            evaluate_every=25,
+        ),
+        description="channels: its one loop, all steps of it; calibrate and train are not read",
     )
     n_weigh_folds: int = Field(
         10, ge=2, description="channels: parts of the training edges, hidden in turn"

@@ -35,6 +35,7 @@ _EXTRAS = {
     "service": ("serve", "fastapi"),
     "faiss": ("export", "faiss"),
     "tensorboard": ("tensorboard", "tensorboard"),
+    "energy": ("energy", "codecarbon"),
 }
 _SECONDS = 2.0  # for an answer from the network
 

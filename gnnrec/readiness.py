@@ -137,7 +137,7 @@ def _users(degrees: np.ndarray) -> Finding:
         return Finding("users", found, needed, "Most lists will be personal", True)
     return Finding(
         "users", found, needed,
-        "Users with one interaction get lists near popularity, and are left out of the test part",
+        "Users with one interaction get lists near popularity",
         False,
     )  # fmt: skip
 

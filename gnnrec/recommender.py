@@ -84,9 +84,12 @@ class Recommender(Served):
 
         Raises:
             CheckpointError: The checkpoint is missing, damaged or of a newer format.
+            ConfigError: There is no such mode, or this model does not have it.
         """
         config = TransferConfig(retrain=retrain, seed=seed)
-        return cls(Checkpoint.load(resolve(checkpoint)), config, device)
+        source = Checkpoint.load(resolve(checkpoint))
+        source.check_retrain(retrain)
+        return cls(source, config, device)
 
     # Fitting
 
@@ -97,6 +100,9 @@ class Recommender(Served):
         columns: Columns | None = None,
     ) -> Recommender:
         """Adapt to a log: choose the number of steps on a validation part, then refit on all rows.
+
+        What a graph filter and a blend of channels fit are a few numbers that go with any graph:
+        they are not fitted again, and read all rows when they recommend.
 
         Args:
             interactions: Columns user_id and item_id (other names through `columns`), optionally
@@ -177,7 +183,8 @@ class Recommender(Served):
         """Fold new interactions, users and items in without training: one propagation.
 
         The texts of items that were there before stay as they are; what a user writes now of an
-        item that the user had is added to what was there.
+        item that the user had is added to what was there. Where `fit` had no texts, those of new
+        items are not read.
 
         Raises:
             DataError: A frame is not usable.
@@ -294,6 +301,9 @@ class Recommender(Served):
         Returns:
             As `recommend`, but the first column is `history`, its place from 0; `known` is False
             where the log knows none of its items.
+
+        Raises:
+            DataError: k is below 1, or what is given is no list of ids.
         """
         log, scorer = self._fitted().log, self.histories()
         check_k(k)
@@ -314,8 +324,9 @@ class Recommender(Served):
             Columns: the item column, similar_item, score, rank.
 
         Raises:
-            DataError: An id is not in the catalogue.
+            DataError: An id is not in the catalogue, or k is below 1.
         """
+        check_k(k)
         found = similar_frame(
             self._fitted().log, self.vectors.item_vectors, as_ids("items", items), k
         )

@@ -81,7 +81,7 @@ def rank_checkpoints(
     Args:
         log: The target.
         checkpoints: At least one, of different names.
-        n_seeds: How often another tenth is hidden.
+        n_seeds: How often another fifth is hidden.
         seed: Decides which.
         device: auto, cpu or cuda.
 

@@ -126,7 +126,7 @@ class _Log:
         self.centre = self.memory.mean(dim=0)
 
     def remembered(self) -> dict[str, Tensor]:
-        """The vectors as the last batches left them; see `gnnrec.train.Remembers`."""
+        """The vectors as the last batches left them; see `gnnrec.loop.Remembers`."""
         return {"memory": self.memory, "centre": self.centre}
 
     def remember(self, tables: dict[str, Tensor]) -> None:

@@ -132,7 +132,9 @@ def adapt(
     all that the mode retrains (`config.train`). Validation rows choose each stage's step, its
     start included; with `fixed_steps` there is no choice and every row can be used (a refit).
 
-    A graph filter has no folds and no stages: its numbers are searched on the validation rows.
+    A graph filter has no folds and no stages: its numbers are searched on the validation rows. A
+    blend of channels has one stage (`config.weigh`), all of whose steps are taken; zero-shot moves
+    its weights alike, by the strength that hidden edges choose (`gnnrec.strength`).
 
     Args:
         checkpoint: The pretrained model; scratch takes only its architecture.
@@ -142,11 +144,17 @@ def adapt(
         config: Retraining mode, loop settings, seed.
         device: Where to train.
         log: JSON lines of the evaluations go here.
-        fixed_steps: Train exactly so many steps in each stage; empty trains nothing.
+        fixed_steps: Train exactly so many steps in each stage; empty trains nothing. A blend has
+            no stage to which it applies.
 
     Returns:
         The adapted model. Parameters that are not in `trained` have the checkpoint's bits, but for
-        those that are new on a target (`Retrainable.load_pretrained`).
+        those that are new on a target (`Retrainable.load_pretrained`) and the weights that the
+        strength of zero-shot moved.
+
+    Raises:
+        ConfigError: The model does not have that retraining mode, or cannot be adapted by several
+            processes; a text model is missing.
     """
     text = _own_text(checkpoint, target, (train, validation), config, str(device), log, fixed_steps)
     if text is not None:

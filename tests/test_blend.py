@@ -171,6 +171,16 @@ def target_of(seed=0, text=True):
     return Target(users, items, 40, 14, near_texts() if text else None)
 
 
+def test_what_may_be_shared_is_of_the_same_channels():
+    """Lessons and the guard's twins are kept under a digest; their channels depend on the rank."""
+    config = ModelConfig(encoder="channels", spectral_rank=16)
+    digests = {
+        build_model(config.model_copy(update=change)).fixed_sha256()
+        for change in ({}, {}, {"spectral_rank": 8}, {"text_dim": 4, "text_model": "m"})
+    }
+    assert len(digests) == 3
+
+
 def config(retrain, **changes):
     return TransferConfig(
         **{"retrain": retrain, "weigh": SHORT, "n_weigh_folds": 3, "guard": False, **changes}

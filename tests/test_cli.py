@@ -14,6 +14,9 @@ import pandas as pd
 import pytest
 from conftest import TOML, make_log
 
+from gnnrec.checkpoint import Checkpoint
+from gnnrec.text import text_available
+
 PROMISED = (
     "arm metrics n_users n_items n_interactions split seconds peak_memory_bytes parameters steps "
     "source retrain seed versions"
@@ -35,6 +38,19 @@ def check_report(report: dict) -> None:
 
 def pairs(frame: pd.DataFrame) -> set[tuple[str, str]]:
     return set(map(tuple, frame[["user_id", "item_id"]].astype(str).to_numpy().tolist()))
+
+
+def test_the_files_text_model_counts_and_no_text_outweighs_it(work, run):
+    model = '[model]\ndim = 8\nspectral_rank = 8\ntext_dim = 8\ntext_model = "./nowhere"\n'
+    Path("p.toml").write_text("n_validation_episodes = 2\nmin_users = 20\n" + model + TOML)
+    make_log(80, 60, 1500, seed=1).to_csv("source.csv", index=False)
+    pretrain = ("pretrain", "--source", "source.csv", "--out", "new", "--config", "p.toml")
+    code, _, err = run(*pretrain, "--no-text")
+    assert code == 0, err
+    assert Checkpoint.load(Path("new")).config.text_dim == 0
+    if text_available():
+        code, _, err = run(*pretrain, "--text")
+        assert code == 2 and "'./nowhere': no such folder" in err
 
 
 def test_pretrain_transfer_evaluate_recommend(work, run):
