@@ -91,10 +91,17 @@ def in_seconds(times: np.ndarray) -> np.ndarray:
     return times / next((per for bound, per in _TIME_UNITS if median > bound), 1.0)
 
 
+def _as_written(value: object) -> object:
+    """A cell as text where it is a number: 20261128 in JSON is the date it is in CSV."""
+    if isinstance(value, (int, float)) and value == value:
+        return str(value)
+    return value.strip() if isinstance(value, str) else value
+
+
 def dates(values: pd.Series) -> np.ndarray:
     """(n,) float64 seconds with NaN where a value is not a date."""
     if not pd.api.types.is_datetime64_any_dtype(values.dtype):
-        values = values.map(lambda v: v.strip() if isinstance(v, str) else v)
+        values = values.map(_as_written)
     parsed = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
     micro = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
     seconds = micro.astype(np.int64) / 1e6
