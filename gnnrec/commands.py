@@ -54,7 +54,7 @@ def pretrain_command(
         model = overrides.get("model.text_model") or first.model.text_model or DEFAULT_TEXT_MODEL
         overrides |= {"model.text_model": model, "model.text_dim": TextEncoder(model).dim}
     else:  # whatever the file says
-        overrides |= {"model.text_dim": 0, "model.text_layers": 0}
+        overrides |= {"model.text_dim": 0}
     config = load_config(PretrainConfig, config_file, overrides)
     about = _about("pretrain", config, device, logs)
     with together(str(resolve_device(device))) as ranks, resumable(out, about, say):

@@ -48,6 +48,8 @@ def test_the_files_text_model_counts_and_no_text_outweighs_it(work, run):
     code, _, err = run(*pretrain, "--no-text")
     assert code == 0, err
     assert Checkpoint.load(Path("new")).config.text_dim == 0
+    code, _, err = run(*pretrain, "--no-text", "--text-layers", 1)
+    assert code == 2 and "expected 0 with --no-text" in err
     if text_available():
         code, _, err = run(*pretrain, "--text")
         assert code == 2 and "'./nowhere': no such folder" in err

@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite_is_an_error():
         model.bias.slope.fill_(torch.nan)
     with pytest.raises(
         GnnrecError,
-        match=r"loss became nan at step 0 .* rate 0\.01; lower .* learning_rate",
+        match=r"became nan at step 0 .* rate 0\.01; lower the stage's learning_rate in --config",
     ):
         run(model, episode_of())
 
