@@ -37,7 +37,7 @@ START = {
     "bridge": -2.0,
 }
 _HIDDEN = 16
-_N_ABOUT = 2 + (N_GRAPH + 3) + 3
+_N_ABOUT = 2 + (N_GRAPH + 2) + 3
 _HEADS = ("log_weight", "bias.")
 _LAYERS = ("user_slope", "item_slope")
 _KEPT_OUT = ("filter.",)
@@ -45,14 +45,14 @@ Kept = TypeVar("Kept")
 
 
 class ShrunkCounts(nn.Module):
-    """b_i = log(d_i + a) + log(e_i) - log(e_i + a): counts drawn to what else is known of an item.
+    """b_i = log(d_i + a) + log(e_i) - log(e_i + a): counts drawn to what a source says of an item.
 
     A count is Poisson, its rate has a Gamma distribution of mean e_i and shape a, and b_i is the
     log of the posterior mean (Clayton and Kaldor 1987, Biometrics 43, with e_i for the expected
-    count). e_i is by the twin's popularity in a source, times exp(scale), or where there is no twin
-    by the item's text (`Channels.expected`). The shape is exp(source), or exp(prior). What a source
-    or a text makes popular is first where little was seen, and is not where much was seen and it
-    was absent, however much it promises.
+    count). e_i is the twin's popularity in a source times exp(scale) and what such items have here
+    by unit of it, or where there is no twin the mean count of the others. The shape is exp(source),
+    or exp(prior). What a source makes popular is first where little was seen, and is not where much
+    was seen and it was absent, however popular it is there.
     """
 
     def __init__(self) -> None:
@@ -61,29 +61,32 @@ class ShrunkCounts(nn.Module):
         self.log_source = nn.Parameter(torch.tensor(0.0))
         self.log_scale = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, degrees: Tensor, expected: Tensor, twin: Tensor, shift: Tensor) -> Tensor:
+    def forward(
+        self, degrees: Tensor, popularity: Tensor, shift: Tensor, means: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Return what has the shape of `degrees`.
 
         Args:
             degrees: Items' counts.
-            expected: See `Channels.expected`.
-            twin: bool, whether an item has one.
+            popularity: That of their twins, zero without one.
             shift: (2,), added to prior and source.
+            means: See `Channels.means`.
         """
         prior = (self.log_prior + shift[0]).clamp(-8.0, 6.0).exp()
         source = (self.log_source + shift[1]).clamp(-8.0, 6.0).exp()
         scale = self.log_scale.clamp(-8.0, 6.0).exp()
-        return shrunk_counts(degrees, expected, twin, (prior, source, scale))
+        return shrunk_counts(degrees, popularity, means, (prior, source, scale))
 
 
 def shrunk_counts(
     degrees: Tensor,
-    expected: Tensor,
-    twin: Tensor,
+    popularity: Tensor,
+    means: tuple[Tensor, Tensor],
     numbers: tuple[Tensor | float, Tensor | float, Tensor | float],
 ) -> Tensor:
     """`ShrunkCounts` with the shape without a twin, with one, and the scale, as they are."""
-    expected = torch.where(twin, numbers[2] * expected, expected)
+    twin = popularity > 0
+    expected = torch.where(twin, numbers[2] * means[0] * popularity, means[1])
     shape = torch.where(twin, numbers[1], numbers[0])
     return torch.log(degrees + shape) + torch.log(expected) - torch.log(expected + shape)
 
@@ -127,7 +130,7 @@ class ChannelBlend(nn.Module):
         self.bias = ShrunkCounts()
         self.gate_network = _network(1 + _N_ABOUT, 1)
         self.slope_network = _network(_N_ABOUT, 1)
-        self.bias_network = _network(N_GRAPH + 3, 2)
+        self.bias_network = _network(N_GRAPH + 2, 2)
         self.bridges = nn.ModuleList(Bridge(size, config.text_dim) for size in config.bridges)
 
     def forward(
@@ -227,20 +230,12 @@ class ChannelBlend(nn.Module):
         return gates, self.item_slope + 0.3 * self.slope_network(told)[:, 0]
 
     def item_bias(
-        self,
-        channels: Channels,
-        about: Tensor,
-        some: tuple[Tensor, Tensor, Tensor] | None = None,
+        self, channels: Channels, about: Tensor, some: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Return all items' bias, or some' by degree, popularity of twin and `text_counts`."""
-        degrees, popularity, by_text = some or (
-            channels.item_degrees,
-            channels.popularity,
-            channels.text_counts,
-        )
+        """Return the bias of all items, or of some of these degrees and popularity of twins."""
+        counts = (channels.item_degrees, channels.popularity) if some is None else some
         shift = self.bias_network(graph_part(about))
-        expected = channels.expected(popularity, by_text)
-        bias: Tensor = self.bias(degrees, expected, popularity > 0, shift)
+        bias: Tensor = self.bias(*counts, shift, channels.means())
         return bias
 
     def _gates(self, told: Tensor, degrees: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gnnrec.alike import MAX_NEAR_ITEMS, NEAR_EXPONENT, TASTE_EXPONENT, near_items, taste
 from gnnrec.bridge import Matched
-from gnnrec.expected import expected_counts, mean_count
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter, unit
 from gnnrec.newcomers import Arrived, Newcomers, Rows
@@ -92,11 +91,8 @@ class Channels:
         for matched in bridges:
             self.found = torch.maximum(self.found, matched.found)
             self.popularity = self.popularity + matched.popularity
-        self.text_counts = mean_count(x.item_degrees)
         texts = self._texts(x) if self.has_text else (None, None)
         own = x.item_text if self.has_text else None
-        if own is not None:
-            self.text_counts = expected_counts(own, x.item_degrees)
         parts = [
             graph_filter(x),
             None if own is None or len(own) > MAX_NEAR_ITEMS else self._near(x, own),
@@ -113,15 +109,17 @@ class Channels:
         self.present = [part is not None for part in parts]
         self.user_degrees, self.item_degrees = x.user_degrees, x.item_degrees
 
-    def expected(self, popularity: Tensor, text_counts: Tensor) -> Tensor:
-        """Return what to expect of some items' counts before they are seen: by twin, else by text.
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Return what items have by unit of their twins' popularity, and what others have.
 
-        By twin it is what such items have here by unit of their twins' popularity, half an
-        interaction more than there are, so that nothing is zero.
+        Half an interaction more than there are, and one item: nothing is zero.
         """
-        of_twins = self.item_degrees[self.popularity > 0].sum() + 0.5
-        scale = of_twins / self.popularity.sum().clamp_min(0.5)
-        return torch.where(popularity > 0, scale * popularity, text_counts)
+        twin = self.popularity > 0
+        of_twins = self.item_degrees[twin].sum() + 0.5
+        others = self.item_degrees[~twin]
+        return of_twins / self.popularity.sum().clamp_min(0.5), (others.sum() + 0.5) / (
+            len(others) + 1
+        )
 
     def light(self) -> Channels:
         """Return what weights are computed from, without the graph and the channels' vectors."""

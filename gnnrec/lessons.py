@@ -19,7 +19,6 @@ from gnnrec.blend import START, ChannelBlend, shrunk_counts
 from gnnrec.channels import NAMES, Channels
 from gnnrec.context import silenced
 from gnnrec.device import numpy_generator
-from gnnrec.expected import mean_count
 from gnnrec.graph import BipartiteGraph
 from gnnrec.metrics import per_user_metrics
 from gnnrec.rank import top_k_from
@@ -54,7 +53,6 @@ class Lesson:
         degrees: (n, m) float32, the candidates' visible degrees; (1, m) where all users have the
             same candidates.
         popularity: The same of their twins' popularity in sources.
-        text_counts: The same of the counts that their texts lead to expect.
         valid: (n, m) bool; other places hold nothing, or a visible item.
         row, column: (e,) int64, the hidden edges by place in `users` and among the candidates.
         weight: (n,) float64 with mean one: what each user counts.
@@ -66,7 +64,6 @@ class Lesson:
     scores: Tensor
     degrees: Tensor
     popularity: Tensor
-    text_counts: Tensor
     valid: Tensor
     row: Tensor
     column: Tensor
@@ -95,19 +92,15 @@ class Lesson:
         channels.present = [
             there and name not in names for name, there in zip(NAMES, channels.present, strict=True)
         ]
-        popularity, text_counts = self.popularity, self.text_counts
+        popularity = self.popularity
         if "text" in names:
             channels.has_text = False
-            channels.text_counts = mean_count(channels.item_degrees)
-            text_counts = channels.text_counts[:1].expand(text_counts.shape)
         if "bridge" in names:
             channels.found = torch.zeros_like(channels.found)
             channels.popularity = torch.zeros_like(channels.popularity)
             popularity = torch.zeros_like(popularity)
         context = silenced(self.context, names)
-        return replace(
-            self, channels=channels, context=context, popularity=popularity, text_counts=text_counts
-        )
+        return replace(self, channels=channels, context=context, popularity=popularity)
 
     def scored(self, model: ChannelBlend) -> Tensor:
         """Return (n, m) scores, -inf where nothing is; gradients reach the weights."""
@@ -119,9 +112,7 @@ class Lesson:
         index = torch.from_numpy(self.users).to(self.context.device)
         degrees = self.channels.user_degrees[index]
         gates, slopes = model.gates_and_slopes(self.channels, self.context, degrees)
-        bias = model.item_bias(
-            self.channels, self.context, (self.degrees, self.popularity, self.text_counts)
-        )
+        bias = model.item_bias(self.channels, self.context, (self.degrees, self.popularity))
         present = [place for place, there in enumerate(self.channels.present) if there]
         logs = torch.log1p(self.degrees)
         total: Tensor = _Sum.apply(self.scores, present, gates, slopes, logs)  # type: ignore[no-untyped-call]
@@ -209,11 +200,7 @@ def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarr
     keep = np.isin(episode.users, users)
     row = np.searchsorted(users, episode.users[keep])
     hidden = BipartiteGraph(row, episode.items[keep], n, n_items).user_items
-    table = {
-        "degrees": channels.item_degrees[None],
-        "popularity": channels.popularity[None],
-        "text_counts": channels.text_counts[None],
-    }
+    table = {"degrees": channels.item_degrees[None], "popularity": channels.popularity[None]}
     if n_items > 2 * _LEADING:
         parts = [
             _candidates(channels, users[part], hidden[part])
@@ -278,9 +265,8 @@ def _candidates(
         total.add_(values, alpha=math.exp(START[name]))
     degrees, popularity = channels.item_degrees, channels.popularity
     asked = [(total + torch.log1p(degrees), _LEADING)]
-    if channels.has_text:
-        expected = channels.expected(popularity, channels.text_counts)
-        fresh = shrunk_counts(degrees, expected, popularity > 0, (1.0, 1.0, 1.0))
+    if popularity.any():
+        fresh = shrunk_counts(degrees, popularity, channels.means(), (1.0, 1.0, 1.0))
         asked.append((total + fresh, _LEADING))
     present = zip(scores, channels.present, strict=True)
     asked += [(values, _BY_ONE) for values, there in present if there]

@@ -264,7 +264,6 @@ class _Hiding:
             scores,
             channels.item_degrees[None],
             channels.popularity[None],
-            channels.text_counts[None],
             unseen(sp.csr_array(self.seen[start:stop]), x.device),
             torch.from_numpy(row[inside] - start).to(x.device),
             torch.from_numpy(self.test_items[inside]).to(x.device),

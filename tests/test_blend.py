@@ -15,7 +15,6 @@ from dense_blend import (
     near_texts,
     permuted,
     popular,
-    told_by_texts,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,7 +50,6 @@ def dense_blend(model, x):
         x.item_degrees,
         model.about(x),
         popular(matched, x.graph.n_items),
-        told_by_texts(x),
     )
 
 
@@ -62,15 +60,16 @@ def dense_blend(model, x):
     scale=st.floats(0.01, 100.0),
 )
 def test_a_count_is_drawn_to_what_is_expected_and_no_further(degree, popularity, shape, scale):
-    def shrunk(degree, popularity, twin=True):
+    def shrunk(degree, popularity):
         some = torch.tensor([degree], dtype=torch.float64), torch.tensor([popularity])
-        return float(shrunk_counts(*some, torch.tensor([twin]), (1.0, shape, scale)).exp())
+        means = torch.tensor(1.5), torch.tensor(0.7)
+        return float(shrunk_counts(*some, means, (1.0, shape, scale)).exp())
 
-    here, expected = shrunk(degree, popularity), scale * popularity
+    here, expected = shrunk(degree, popularity), scale * 1.5 * popularity
     assert min(degree, expected) * 0.999 <= here <= max(degree, expected) * 1.001
     assert here <= (degree + shape) * 1.001  # however popular it is elsewhere
     assert shrunk(degree + 1, popularity) > here and shrunk(degree, 2 * popularity) >= here * 0.999
-    assert shrunk(degree, 0.7, twin=False) == pytest.approx((degree + 1) * 0.7 / 1.7, rel=1e-5)
+    assert shrunk(degree, 0.0) == pytest.approx((degree + 1) * 0.7 / 1.7, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -328,5 +327,5 @@ def test_the_context_is_measured_on_a_graph_without_the_hidden_edges():
     whole, about = model.channels(x), model.about(x)
     assert torch.equal(about, context(whole, inner, (users, items)))
     # Channels that had seen the edges rank them better, and would say so.
-    assert (context(whole, whole, (users, items)) - about)[9] > 0.2
+    assert (context(whole, whole, (users, items)) - about)[8] > 0.2
     assert model.about(x) is about and model.channels(x) is whole  # made once a graph

@@ -14,7 +14,6 @@ from dense_blend import (
     input_of,
     matched_by,
     popular,
-    told_by_texts,
 )
 
 from gnnrec import lessons
@@ -91,7 +90,7 @@ def dense_loss(p, part, episode, score):
     visible = episode.input.graph.user_items.toarray() > 0
     table, losses = score(p), []
     degrees = episode.input.item_degrees.double()
-    bias = blended_bias(p, degrees, part.context, part.popularity[0], told_by_texts(episode.input))
+    bias = blended_bias(p, degrees, part.context, part.popularity[0])
     share = degrees / degrees.sum()
     width = lessons._WIDTH * (share * (bias - (share * bias).sum()) ** 2).sum().sqrt()
     for row, user in enumerate(part.users):
@@ -119,7 +118,6 @@ def dense_scores_of(model, part, episode):
             episode.input.item_degrees,
             part.context,
             popular(matched, 14),
-            told_by_texts(episode.input),
         )
 
     return scores
