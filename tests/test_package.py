@@ -70,6 +70,7 @@ ORDER = [
     "filters",
     "bridge",
     "alike",
+    "expected",
     "channels",
     "context",
     "blend",
