@@ -37,8 +37,7 @@ START = {
     "bridge": -2.0,
 }
 _HIDDEN = 16
-_N_ABOUT = 2 + (N_GRAPH + 3) + 3
-_PRIOR = 0.1  # shape to start from; one does harm where texts say little of what is popular
+_N_ABOUT = 2 + (N_GRAPH + 2) + 3
 _HEADS = ("log_weight", "bias.")
 _LAYERS = ("user_slope", "item_slope")
 _KEPT_OUT = ("filter.",)
@@ -46,51 +45,50 @@ Kept = TypeVar("Kept")
 
 
 class ShrunkCounts(nn.Module):
-    """b_i = log(e_i (d_i + a) / (e_i + a)): counts drawn to what else is known of an item.
+    """b_i = log(d_i + a) + log(e_i) - log(e_i + a): counts drawn to what a source says of an item.
 
     A count is Poisson, its rate has a Gamma distribution of mean e_i and shape a, and b_i is the
     log of the posterior mean (Clayton and Kaldor 1987, Biometrics 43, with e_i for the expected
-    count). e_i is by the item's text and its twin in a source (`gnnrec.expected`). The shape is
-    exp(source) with a twin, and a tenth of exp(prior) without: texts say less. What a source or a
-    text makes popular is first where little was seen, and is not where much was seen and it was
-    absent, however much it promises.
-
-    An item that was not on offer, with a probability r_i that the log's zeros tell
-    (`gnnrec.expected.not_on_offer`), can have no count: its rate is e_i. And as nobody can tell
-    which those are, items without a count share the sum of their rates as their e_i are: what a
-    posterior mean, which ends at a_i, says of them is next to nothing.
+    count). e_i is the twin's popularity in a source times exp(scale) and what such items have here
+    by unit of it, or where there is no twin the mean count of the others. The shape is exp(source),
+    or exp(prior). What a source makes popular is first where little was seen, and is not where much
+    was seen and it was absent, however popular it is there.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.log_prior = nn.Parameter(torch.tensor(0.0))
         self.log_source = nn.Parameter(torch.tensor(0.0))
+        self.log_scale = nn.Parameter(torch.tensor(0.0))
 
     def forward(
-        self, degrees: Tensor, expected: Tensor, twin: Tensor, absent: Tensor, shift: Tensor
+        self, degrees: Tensor, popularity: Tensor, shift: Tensor, means: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Return what has the shape of `degrees`.
 
         Args:
             degrees: Items' counts.
-            expected: What to expect of them.
-            twin: bool, whether an item has one.
-            absent: The probability that an item was not on offer.
+            popularity: That of their twins, zero without one.
             shift: (2,), added to prior and source.
+            means: See `Channels.means`.
         """
-        prior = _PRIOR * (self.log_prior + shift[0]).clamp(-8.0, 6.0).exp()
+        prior = (self.log_prior + shift[0]).clamp(-8.0, 6.0).exp()
         source = (self.log_source + shift[1]).clamp(-8.0, 6.0).exp()
-        return shrunk_counts(degrees, expected, torch.where(twin, source, prior), absent)
+        scale = self.log_scale.clamp(-8.0, 6.0).exp()
+        return shrunk_counts(degrees, popularity, means, (prior, source, scale))
 
 
 def shrunk_counts(
-    degrees: Tensor, expected: Tensor, shape: Tensor | float, absent: Tensor | float = 0.0
+    degrees: Tensor,
+    popularity: Tensor,
+    means: tuple[Tensor, Tensor],
+    numbers: tuple[Tensor | float, Tensor | float, Tensor | float],
 ) -> Tensor:
-    """`ShrunkCounts` of known shapes, for all items of a log, (n_items,)."""
-    rates = expected * (absent + (1.0 - absent) * (degrees + shape) / (expected + shape))
-    none = degrees == 0
-    level = (rates * none).sum() / (expected * none).sum().clamp_min(1e-30)
-    return torch.log(torch.where(none, level * expected, rates))
+    """`ShrunkCounts` with the shape without a twin, with one, and the scale, as they are."""
+    twin = popularity > 0
+    expected = torch.where(twin, numbers[2] * means[0] * popularity, means[1])
+    shape = torch.where(twin, numbers[1], numbers[0])
+    return torch.log(degrees + shape) + torch.log(expected) - torch.log(expected + shape)
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ class ChannelBlend(nn.Module):
         self.bias = ShrunkCounts()
         self.gate_network = _network(1 + _N_ABOUT, 1)
         self.slope_network = _network(_N_ABOUT, 1)
-        self.bias_network = _network(N_GRAPH + 3, 2)
+        self.bias_network = _network(N_GRAPH + 2, 2)
         self.bridges = nn.ModuleList(Bridge(size, config.text_dim) for size in config.bridges)
 
     def forward(
@@ -231,12 +229,13 @@ class ChannelBlend(nn.Module):
         gates = self._gates(told, degrees).index_select(0, place)
         return gates, self.item_slope + 0.3 * self.slope_network(told)[:, 0]
 
-    def item_bias(self, channels: Channels, about: Tensor) -> Tensor:
-        """Return the bias (n_items,)."""
-        twin, shift = channels.popularity > 0, self.bias_network(graph_part(about))
-        bias: Tensor = self.bias(
-            channels.item_degrees, channels.expected, twin, channels.absent, shift
-        )
+    def item_bias(
+        self, channels: Channels, about: Tensor, some: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return the bias of all items, or of some of these degrees and popularity of twins."""
+        counts = (channels.item_degrees, channels.popularity) if some is None else some
+        shift = self.bias_network(graph_part(about))
+        bias: Tensor = self.bias(*counts, shift, channels.means())
         return bias
 
     def _gates(self, told: Tensor, degrees: Tensor) -> Tensor:

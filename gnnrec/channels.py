@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gnnrec.alike import MAX_NEAR_ITEMS, NEAR_EXPONENT, TASTE_EXPONENT, near_items, taste
 from gnnrec.bridge import Matched
-from gnnrec.expected import expected_counts, mean_count, not_on_offer
 from gnnrec.features import GraphInput
 from gnnrec.filters import GraphFilter, unit
 from gnnrec.newcomers import Arrived, Newcomers, Rows
@@ -92,14 +91,8 @@ class Channels:
         for matched in bridges:
             self.found = torch.maximum(self.found, matched.found)
             self.popularity = self.popularity + matched.popularity
-        self.text_counts = self.expected = mean_count(x.item_degrees)
         texts = self._texts(x) if self.has_text else (None, None)
         own = x.item_text if self.has_text else None
-        if own is not None:
-            self.text_counts = self.expected = expected_counts(own, x.item_degrees)
-            if self.popularity.any():
-                self.expected = expected_counts(own, x.item_degrees, self.popularity)
-        self.absent = not_on_offer(x.item_degrees, self.expected, self.popularity > 0)
         parts = [
             graph_filter(x),
             None if own is None or len(own) > MAX_NEAR_ITEMS else self._near(x, own),
@@ -115,6 +108,18 @@ class Channels:
         ]
         self.present = [part is not None for part in parts]
         self.user_degrees, self.item_degrees = x.user_degrees, x.item_degrees
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Return what items have by unit of their twins' popularity, and what others have.
+
+        Half an interaction more than there are, and one item: nothing is zero.
+        """
+        twin = self.popularity > 0
+        of_twins = self.item_degrees[twin].sum() + 0.5
+        others = self.item_degrees[~twin]
+        return of_twins / self.popularity.sum().clamp_min(0.5), (others.sum() + 0.5) / (
+            len(others) + 1
+        )
 
     def light(self) -> Channels:
         """Return what weights are computed from, without the graph and the channels' vectors."""

@@ -13,12 +13,11 @@ from gnnrec.device import numpy_generator
 from gnnrec.graph import BipartiteGraph
 
 N_GRAPH = 6
-N_CONTEXT = N_GRAPH + 3 + 2 * len(NAMES)
+N_CONTEXT = N_GRAPH + 2 + 2 * len(NAMES)
 _HAS_TEXT = N_GRAPH - 1
 _FOUND = N_GRAPH - 2
-_EXPECTED = N_GRAPH
-_TOLD = N_GRAPH + 2
-_AREAS = N_GRAPH + 3
+_TWINS = N_GRAPH
+_AREAS = N_GRAPH + 2
 _LIFTS = _AREAS + len(NAMES)
 _INNER_SHARE = 0.2  # of a graph's edges, hidden to see what each channel is worth on it
 _INNER_USERS = 150
@@ -35,8 +34,8 @@ def context(
 
     - six numbers of the graph: mean degrees, counts, the share of interactions on items with a
       twin in a source, whether there is text;
-    - the area under the ROC curve of hidden edges for the counts to expect, the items' own and
-      those that their texts alone lead to expect, against items drawn uniformly;
+    - the area under the ROC curve of hidden edges for the twins' popularity and the items' own,
+      against items drawn uniformly;
     - the same area for each channel, against items drawn by popularity;
     - each channel's lift: the log of how many more hidden edges than by chance lie among the
       items that the channel puts first for the user and that hold a fiftieth of all interactions.
@@ -84,14 +83,14 @@ def silenced(about: Tensor, names: tuple[str, ...]) -> Tensor:
         place = NAMES.index(name)
         about[[_AREAS + place, _LIFTS + place]] = 0.0
     if "text" in names:
-        about[[_HAS_TEXT, _TOLD, _EXPECTED]] = 0.0
+        about[_HAS_TEXT] = 0.0
     if "bridge" in names:
-        about[_FOUND], about[_EXPECTED] = 0.0, about[_TOLD]
+        about[[_FOUND, _TWINS]] = 0.0
     return about
 
 
 def graph_part(about: Tensor) -> Tensor:
-    """Return (N_GRAPH + 3,): all but what is told of the channels."""
+    """Return (N_GRAPH + 2,): all but what is told of the channels."""
     return about[:_AREAS]
 
 
@@ -115,7 +114,7 @@ def _told(inner: Channels, users: np.ndarray, items: np.ndarray, seed: int) -> l
     scores = inner.rows(asked).cpu().numpy()
     areas = [
         _area(values[items], values[uniform])
-        for values in (inner.expected.cpu().numpy(), degrees, inner.text_counts.cpu().numpy())
+        for values in (inner.popularity.cpu().numpy(), degrees)
     ]
     areas += [_area(z[row, items], z[row, popular]) for z in scores]
     n = len(items)

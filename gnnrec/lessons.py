@@ -19,7 +19,6 @@ from gnnrec.blend import START, ChannelBlend, shrunk_counts
 from gnnrec.channels import NAMES, Channels
 from gnnrec.context import silenced
 from gnnrec.device import numpy_generator
-from gnnrec.expected import mean_count, not_on_offer
 from gnnrec.graph import BipartiteGraph
 from gnnrec.metrics import per_user_metrics
 from gnnrec.rank import top_k_from
@@ -51,7 +50,9 @@ class Lesson:
         context: (N_CONTEXT,) of the visible graph.
         users: (n,) int64 codes.
         scores: (n_channels, n, m) float16 constants.
-        items: (n, m) int64, the candidates' codes; None where all users have all items.
+        degrees: (n, m) float32, the candidates' visible degrees; (1, m) where all users have the
+            same candidates.
+        popularity: The same of their twins' popularity in sources.
         valid: (n, m) bool; other places hold nothing, or a visible item.
         row, column: (e,) int64, the hidden edges by place in `users` and among the candidates.
         weight: (n,) float64 with mean one: what each user counts.
@@ -61,7 +62,8 @@ class Lesson:
     context: Tensor
     users: np.ndarray
     scores: Tensor
-    items: Tensor | None
+    degrees: Tensor
+    popularity: Tensor
     valid: Tensor
     row: Tensor
     column: Tensor
@@ -90,17 +92,15 @@ class Lesson:
         channels.present = [
             there and name not in names for name, there in zip(NAMES, channels.present, strict=True)
         ]
+        popularity = self.popularity
         if "text" in names:
             channels.has_text = False
-            channels.text_counts = mean_count(channels.item_degrees)
-            channels.expected = channels.text_counts
         if "bridge" in names:
             channels.found = torch.zeros_like(channels.found)
             channels.popularity = torch.zeros_like(channels.popularity)
-            channels.expected = channels.text_counts
-        twin = channels.popularity > 0
-        channels.absent = not_on_offer(channels.item_degrees, channels.expected, twin)
-        return replace(self, channels=channels, context=silenced(self.context, names))
+            popularity = torch.zeros_like(popularity)
+        context = silenced(self.context, names)
+        return replace(self, channels=channels, context=context, popularity=popularity)
 
     def scored(self, model: ChannelBlend) -> Tensor:
         """Return (n, m) scores, -inf where nothing is; gradients reach the weights."""
@@ -112,17 +112,11 @@ class Lesson:
         index = torch.from_numpy(self.users).to(self.context.device)
         degrees = self.channels.user_degrees[index]
         gates, slopes = model.gates_and_slopes(self.channels, self.context, degrees)
-        bias = self._of_candidates(model.item_bias(self.channels, self.context))
+        bias = model.item_bias(self.channels, self.context, (self.degrees, self.popularity))
         present = [place for place, there in enumerate(self.channels.present) if there]
-        logs = self._of_candidates(torch.log1p(self.channels.item_degrees))
+        logs = torch.log1p(self.degrees)
         total: Tensor = _Sum.apply(self.scores, present, gates, slopes, logs)  # type: ignore[no-untyped-call]
         return total, bias
-
-    def _of_candidates(self, values: Tensor) -> Tensor:
-        """(n_items,) -> (n, m), or (1, n_items) where all users have the same candidates."""
-        if self.items is None:
-            return values[None]
-        return values.index_select(0, self.items.reshape(-1)).view(self.items.shape)
 
 
 class _Sum(torch.autograd.Function):
@@ -206,7 +200,7 @@ def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarr
     keep = np.isin(episode.users, users)
     row = np.searchsorted(users, episode.users[keep])
     hidden = BipartiteGraph(row, episode.items[keep], n, n_items).user_items
-    codes = None
+    table = {"degrees": channels.item_degrees[None], "popularity": channels.popularity[None]}
     if n_items > 2 * _LEADING:
         parts = [
             _candidates(channels, users[part], hidden[part])
@@ -218,6 +212,7 @@ def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarr
             for tables in list(zip(*parts, strict=True))[:3]
         )
         column = torch.cat([part[3] for part in parts])
+        table = {name: values[0][codes] for name, values in table.items()}
     else:
         scores = _stored(channels.rows(users))
         valid = unseen(sp.csr_array(x.graph.user_items[users]), x.device)
@@ -232,11 +227,11 @@ def _lesson(channels: Channels, about: Tensor, episode: Episode, users: np.ndarr
         about,
         users,
         scores,
-        codes,
         valid=valid,
         row=torch.from_numpy(np.repeat(np.arange(n), np.diff(hidden.indptr))).to(x.device),
         column=column,
         weight=weight / weight.mean(),
+        **table,
     )
 
 
@@ -268,10 +263,10 @@ def _candidates(
     total = torch.zeros_like(scores[0])
     for name, values in zip(NAMES, scores, strict=True):
         total.add_(values, alpha=math.exp(START[name]))
-    degrees = channels.item_degrees
+    degrees, popularity = channels.item_degrees, channels.popularity
     asked = [(total + torch.log1p(degrees), _LEADING)]
-    if channels.has_text:
-        fresh = shrunk_counts(degrees, channels.expected, 1.0, channels.absent)
+    if popularity.any():
+        fresh = shrunk_counts(degrees, popularity, channels.means(), (1.0, 1.0, 1.0))
         asked.append((total + fresh, _LEADING))
     present = zip(scores, channels.present, strict=True)
     asked += [(values, _BY_ONE) for values, there in present if there]

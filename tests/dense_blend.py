@@ -1,14 +1,9 @@
 """The channels and their blend written once more, dense and in double precision."""
 
-from itertools import product
-
 import numpy as np
 import torch
 from dense import centred, power, random_graph, random_text
-from scipy.optimize import minimize
-from scipy.stats import nbinom
 
-from gnnrec import expected
 from gnnrec.blend import ChannelBlend
 from gnnrec.channels import NAMES
 from gnnrec.config import ModelConfig
@@ -176,89 +171,42 @@ def network(p, name, inputs):
     return hidden @ p[f"{name}.2.weight"].T + p[f"{name}.2.bias"]
 
 
-def blended(p, channels, user_degrees, item_degrees, about, popularity, told):
+def blended(p, channels, user_degrees, item_degrees, about, popularity):
     """(n_users, n_items) float64 scores, differentiable in the parameters `p`."""
     about, popularity = about.double(), popularity.double()
-    n, of_graph = len(NAMES), about[:9]
-    areas, lifts = about[9 : 9 + n], about[9 + n :]
+    n, of_graph = len(NAMES), about[:8]
+    areas, lifts = about[8 : 8 + n], about[8 + n :]
     n_present = max(int((channels.abs().amax(dim=(1, 2)) > 0).sum()), 1)
     of_all = torch.stack([areas.sum() / n_present, lifts.sum() / n_present, lifts.max()])
     log_degree = user_degrees.double().log1p()
     log_gates, slopes = [], []
     for c in range(n):
-        known = torch.cat([torch.stack([areas[c], lifts[c]]), of_graph, of_all])
-        inputs = torch.cat([log_degree[:, None] / 3, known.repeat(len(log_degree), 1)], dim=1)
+        told = torch.cat([torch.stack([areas[c], lifts[c]]), of_graph, of_all])
+        inputs = torch.cat([log_degree[:, None] / 3, told.repeat(len(log_degree), 1)], dim=1)
         moved = p["log_weight"][c] + log_degree * p["user_slope"][c]
         log_gates.append(moved + network(p, "gate_network", inputs)[:, 0])
-        slopes.append(p["item_slope"][c] + 0.3 * network(p, "slope_network", known)[0])
+        slopes.append(p["item_slope"][c] + 0.3 * network(p, "slope_network", told)[0])
     gates = torch.stack(log_gates, dim=1).exp() * (log_degree[:, None] > 0)
     items = (1 + item_degrees.double())[:, None] ** torch.stack(slopes)
-    bias = blended_bias(p, item_degrees, about, popularity, told)
+    bias = blended_bias(p, item_degrees, about, popularity)
     return bias + torch.einsum("cui,uc,ic->ui", channels, gates, items)
 
 
-def blended_bias(p, item_degrees, about, popularity, told):
-    """(n_items,) float64: the log posterior mean of Poisson counts under Gamma priors of mean told.
-
-    An item without a count was not there with some probability, and then is as it was told to be.
-    """
-    shift = network(p, "bias_network", about.double()[:9])
-    prior = torch.exp((p["bias.log_prior"] + shift[0]).clamp(-8, 6)) / 10
+def blended_bias(p, item_degrees, about, popularity):
+    """(n_items,) float64: the log posterior mean of Poisson counts under Gamma priors."""
+    shift = network(p, "bias_network", about.double()[:8])
+    prior = torch.exp((p["bias.log_prior"] + shift[0]).clamp(-8, 6))
     source = torch.exp((p["bias.log_source"] + shift[1]).clamp(-8, 6))
-    degrees = item_degrees.double()
-    absent = absent_by_search(degrees.numpy(), told.numpy(), popularity.numpy() > 0)
-    values = []
-    for i, degree in enumerate(degrees):
-        shape = source if popularity[i] > 0 else prior
-        rate = (degree + shape) / (1 + shape / told[i])
-        values.append(absent[i] * told[i] + (1 - absent[i]) * rate)
-    none = [i for i, degree in enumerate(degrees) if degree == 0]
-    total = sum(values[i] for i in none)
-    for i in none:
-        values[i] = total * told[i] / told[none].sum()
-    return torch.log(torch.stack(values))
-
-
-def absent_by_search(counts, means, twin):
-    """The probability that an item was not there, by the likeliest share and shape of its kind."""
-    absent = np.zeros(len(counts))
-    for kind in (twin, ~twin):
-        best = (-np.inf, 0.0, 1.0)
-        for shape, share in product(expected._SHAPES, expected._SHARES):
-            by_chance = nbinom.pmf(counts[kind], shape, shape / (shape + means[kind]))
-            likely = np.log(share * (counts[kind] == 0) + (1 - share) * by_chance).sum()
-            best = max(best, (likely + 20 * np.log(1 - share), share, shape), key=lambda b: b[0])
-        _, share, shape = best
-        none = share / (share + (1 - share) * (1 + means[kind] / shape) ** -shape)
-        absent[kind] = np.where(counts[kind] == 0, none, 0.0)
-    return absent
-
-
-def expected_counts_of(x, popularity=None):
-    """(n_items,) float64: the mean count, or what minimises the regression's loss."""
-    counts = matrix_of(x.graph).sum(0).numpy()
-    mean = (counts.sum() + 0.5) / (len(counts) + 1)
-    if x.item_text is None:
-        return torch.full((len(counts),), mean, dtype=torch.float64)
-    text = x.item_text.double().numpy()
-    there = (text**2).sum(1) > 0
-    design = np.where(there[:, None], text - text[there].mean(0), 0.0)
-    twins = np.zeros(len(counts)) if popularity is None else popularity.double().numpy()
-    logs = np.log(np.where(twins > 0, twins, 1.0))
-    design = np.column_stack([design, twins > 0, logs, np.ones(len(counts))])
-    start = np.append(np.zeros(text.shape[1] + 1), [1.0, np.log(mean)])
-    ridge = np.append(np.full(text.shape[1], 10.0), [1.0, 10.0, 0.01])
-
-    def loss(weights):
-        rate = np.exp(design @ weights)
-        share = (counts + 1) * rate / (1 + rate) - counts
-        likelihood = counts * np.log(rate) - (counts + 1) * np.log1p(rate)
-        value = -likelihood.sum() + (ridge * (weights - start) ** 2).sum() / 2
-        return value, design.T @ share + ridge * (weights - start)
-
-    options = {"gtol": 1e-10, "ftol": 1e-16, "maxiter": 10_000}
-    best = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-    return torch.from_numpy(np.exp(design @ best))
+    degrees, popularity = item_degrees.double(), popularity.double()
+    known = [i for i in range(len(degrees)) if popularity[i] > 0]
+    strange = [i for i in range(len(degrees)) if popularity[i] == 0]
+    per_unit = (degrees[known].sum() + 0.5) / popularity[known].sum().clamp_min(0.5)
+    rate = torch.exp(p["bias.log_scale"].clamp(-8, 6)) * per_unit
+    other = (degrees[strange].sum() + 0.5) / (len(strange) + 1)
+    means = [rate * popularity[i] if i in known else other for i in range(len(degrees))]
+    shapes = [source if i in known else prior for i in range(len(degrees))]
+    mean, shape = torch.stack(means), torch.stack(shapes)
+    return torch.log((degrees + shape) / (1 + shape / mean))
 
 
 def popular(matched, n_items):

@@ -86,9 +86,10 @@ def test_there_may_be_no_item_tables(change):
     assert model.config.bridges == () and not model.bridges
 
 
-def test_drawn_back_all_the_way_nothing_of_the_sources_is_left_but_their_items(pretrained):
-    model, _ = pretrain(sources(), config(seed=3, draw_back=1.0))
-    some, _ = pretrained
+def test_drawn_back_all_the_way_nothing_of_the_sources_is_left_but_their_items():
+    short = STEPS.model_copy(update={"max_steps": 3})
+    model, _ = pretrain(sources(), config(weigh=short, n_lessons=2, draw_back=1.0))
+    some, _ = pretrain(sources(), config(weigh=short, n_lessons=2))
     start = torch.tensor([START[name] for name in NAMES])
     assert torch.equal(model.log_weight, start) and not torch.equal(some.log_weight, start)
     assert model.config.bridges == some.config.bridges == (50, 50)

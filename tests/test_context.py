@@ -52,19 +52,17 @@ def test_the_areas_are_large_where_a_channel_ranks_the_hidden_edges_first():
             users = torch.nonzero(alone)[:, 0].numpy()  # whose best item no other equals
             items = getattr(rows[place], pick)(dim=1).numpy()[users]
             about = context(channels, channels, (users, items))
-            area = 0.5 + float(about[9 + place]) * (len(users) + 60) / len(users) / 4
+            area = 0.5 + float(about[8 + place]) * (len(users) + 60) / len(users) / 4
             assert sign * (area - 0.5) > 0.4, (name, pick)
-            lift = 2 * float(about[9 + len(NAMES) + place])
+            lift = 2 * float(about[8 + len(NAMES) + place])
             # All of the edges are on top, or none is, and one is added to both sides.
             expected = np.log((sign > 0) * len(users) + 1) - np.log(0.02 * len(users) + 1)
             assert lift == pytest.approx(expected, abs=1e-5), (name, pick)
     users = np.arange(20)
     popular = np.full(20, int(x.item_degrees.argmax()))
     assert context(channels, channels, (users, popular))[7] > 0.4 * 4 * 20 / 80
-    known = np.full(20, int(channels.expected.argmax()))
+    known = np.full(20, int(channels.popularity.argmax()))
     assert context(channels, channels, (users, known))[6] > 0.3 * 4 * 20 / 80
-    told = np.full(20, int(channels.text_counts.argmax()))
-    assert context(channels, channels, (users, told))[8] > 0.4 * 4 * 20 / 80
 
 
 def test_a_channel_that_is_not_there_is_told_as_nothing():
@@ -102,7 +100,7 @@ def test_there_may_be_nothing_to_hide(n):
 def test_without_its_vectors_it_still_says_what_weights_need():
     channels, *_ = made(7)
     light = channels.light()
-    for name in ("user_degrees", "item_degrees", "expected", "popularity", "found", "weights"):
+    for name in ("user_degrees", "item_degrees", "popularity", "found", "weights"):
         assert torch.equal(getattr(light, name), getattr(channels, name))
     assert light.present == channels.present and not hasattr(light, "parts")
     assert channels.parts[0] is not None  # the whole one is as it was

@@ -11,7 +11,6 @@ from dense_blend import (
     blend_of,
     blended,
     blended_bias,
-    expected_counts_of,
     input_of,
     matched_by,
     popular,
@@ -91,8 +90,7 @@ def dense_loss(p, part, episode, score):
     visible = episode.input.graph.user_items.toarray() > 0
     table, losses = score(p), []
     degrees = episode.input.item_degrees.double()
-    told = expected_counts_of(episode.input, part.channels.popularity)
-    bias = blended_bias(p, degrees, part.context, part.channels.popularity, told)
+    bias = blended_bias(p, degrees, part.context, part.popularity[0])
     share = degrees / degrees.sum()
     width = lessons._WIDTH * (share * (bias - (share * bias).sum()) ** 2).sum().sqrt()
     for row, user in enumerate(part.users):
@@ -120,7 +118,6 @@ def dense_scores_of(model, part, episode):
             episode.input.item_degrees,
             part.context,
             popular(matched, 14),
-            expected_counts_of(episode.input, popular(matched, 14)),
         )
 
     return scores

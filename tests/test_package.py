@@ -70,7 +70,6 @@ ORDER = [
     "filters",
     "bridge",
     "alike",
-    "expected",
     "channels",
     "context",
     "blend",
