@@ -9,7 +9,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-TABLES = ("pairs.markdown", "engine.markdown", "transfer.benefits", "transfer.markdown")
+TABLES = (
+    "pairs.markdown",
+    "engine.markdown",
+    "transfer.opening",
+    "transfer.benefits",
+    "transfer.summary",
+    "transfer.markdown",
+    "transfer.strict",
+    "transfer.cold",
+)
 
 
 def table(name: str) -> str:
